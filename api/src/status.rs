@@ -1,0 +1,65 @@
+//! What `weir status` shows of one node.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub node: String,
+    pub version: String,
+    pub pid: u32,
+    /// The first complete list of every kind has arrived and is in force.
+    pub ready: bool,
+    /// How many plans have been carried out since the pins were made.
+    pub generation: u64,
+    pub epoch: u32,
+    /// This agent took over the pins of an earlier one.
+    pub adopted: bool,
+    pub endpoints: Vec<EndpointStatus>,
+    pub rule_sets: Vec<RuleSetStatus>,
+    pub maps: Vec<MapFill>,
+    pub counters: Vec<Counter>,
+    /// What of the desired state could not be honoured: `Kind namespace/name: field: what would be right`.
+    pub warnings: Vec<String>,
+    /// Why the last plan was refused or failed, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// `namespace/name`, or the container's id where it is no pod.
+    pub name: String,
+    pub ips: Vec<IpAddr>,
+    pub ifname: String,
+    pub ifindex: u32,
+    /// `open`, or the rule set's number.
+    pub ingress: String,
+    pub egress: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSetStatus {
+    pub id: String,
+    pub direction: String,
+    /// The policies that isolate.
+    pub policies: Vec<String>,
+    pub rows: usize,
+    /// How many endpoints share it.
+    pub endpoints: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFill {
+    pub name: String,
+    pub entries: u64,
+    pub capacity: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    pub name: String,
+    pub packets: u64,
+    pub bytes: u64,
+}

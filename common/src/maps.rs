@@ -1,0 +1,36 @@
+//! Map names, capacities and what they cost.
+
+/// Pins live under a folder of this name. Raised whenever old pins cannot be read any more.
+pub const LAYOUT_VERSION: u32 = 1;
+
+pub const CONFIG: &str = "CONFIG";
+/// Address of a pod of this node -> `EndpointRow`.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Address of a pod anywhere -> `ClassId`.
+pub const PEERS: &str = "PEERS";
+/// CIDR (128 bits, IPv4 mapped) -> `ClassId`; consulted where `PEERS` has no row.
+pub const CIDRS: &str = "CIDRS";
+pub const RULES: &str = "RULES";
+pub const SERVICES: &str = "SERVICES";
+pub const BACKENDS: &str = "BACKENDS";
+/// Connections that have seen a reply.
+pub const CT: &str = "CT";
+/// Connections that have not: an LRU of its own, so that a flood of SYNs evicts only its like.
+pub const CT_HALF: &str = "CT_HALF";
+pub const FRAGMENTS: &str = "FRAGMENTS";
+pub const FLOWS: &str = "FLOWS";
+pub const COUNTERS: &str = "COUNTERS";
+/// Socket cookie and backend -> the virtual address that the program asked for.
+pub const SERVICE_SOCKETS: &str = "SERVICE_SOCKETS";
+
+pub const ENDPOINTS_CAPACITY: u32 = 1 << 10;
+pub const PEERS_CAPACITY: u32 = 1 << 18;
+pub const CIDRS_CAPACITY: u32 = 1 << 14;
+pub const RULES_CAPACITY: u32 = 1 << 20;
+pub const SERVICES_CAPACITY: u32 = 1 << 16;
+pub const BACKENDS_CAPACITY: u32 = 1 << 18;
+pub const CT_CAPACITY: u32 = 1 << 18;
+pub const CT_HALF_CAPACITY: u32 = 1 << 14;
+pub const FRAGMENTS_CAPACITY: u32 = 1 << 12;
+pub const FLOWS_BYTES: u32 = 1 << 20;
+pub const SERVICE_SOCKETS_CAPACITY: u32 = 1 << 16;

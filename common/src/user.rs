@@ -1,0 +1,23 @@
+//! Lets aya read and write the ABI types in maps.
+
+use crate::config::Config;
+use crate::conntrack::{CtEntry, CtKey};
+use crate::endpoint::EndpointRow;
+use crate::flow::FlowEvent;
+use crate::id::{BackendSetId, ClassId, RuleId, RuleSetId};
+use crate::net::{Addr, Be16};
+use crate::rules::{RuleKey, RuleRow};
+use crate::service::{BackendKey, BackendRow, ServiceKey, ServiceRow};
+
+macro_rules! pod {
+    ($($name:ty,)*) => { $(
+        // SAFETY: `repr(C)` or `repr(transparent)` over integers with every byte named (sizes are asserted where the
+        // type is defined), so any bit pattern is a value and no byte is padding.
+        unsafe impl aya::Pod for $name {}
+    )* };
+}
+
+pod! {
+    Addr, BackendKey, BackendRow, BackendSetId, Be16, ClassId, Config, CtEntry, CtKey, EndpointRow, FlowEvent,
+    RuleId, RuleKey, RuleRow, RuleSetId, ServiceKey, ServiceRow,
+}
