@@ -1,0 +1,1 @@
+//! The specification, naively: a second opinion that shares no code with the compiler.
