@@ -13,10 +13,12 @@
 
 mod endpoint;
 mod flow;
+mod revision;
 mod status;
 
 pub use endpoint::{Attach, Attached, Attachment, Collected, Detached, Endpoint, PodRef, Valid};
 pub use flow::{Flow, FlowEnd, FlowQuery, PolicyRef, VerdictKind};
+pub use revision::source_revision;
 pub use status::{Counter, EndpointStatus, MapFill, RuleSetStatus, Status};
 
 use serde::{Deserialize, Serialize};

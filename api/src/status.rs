@@ -16,6 +16,9 @@ pub struct Status {
     pub epoch: u32,
     /// This agent took over the pins of an earlier one.
     pub adopted: bool,
+    /// [`crate::source_revision`] of the directory source whose objects are in force; absent for other sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_revision: Option<String>,
     pub endpoints: Vec<EndpointStatus>,
     pub rule_sets: Vec<RuleSetStatus>,
     pub maps: Vec<MapFill>,
