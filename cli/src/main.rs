@@ -1,2 +1,48 @@
-//! Placeholder.
-fn main() {}
+//! `weir`, the operator's command.
+//!
+//! Synchronous on purpose: the sandbox unshares its mount namespace, which the kernel only allows to a process with one
+//! thread, so each subcommand starts its own runtime when it is ready for one.
+
+#![forbid(unsafe_code)]
+
+mod flows;
+mod sandbox;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "weir",
+    version,
+    about = "Pod networking and network policy: see what passes, what does not, and why"
+)]
+struct Weir {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring manifests up as namespaces on this machine, and show who reaches whom
+    Sandbox(sandbox::Args),
+    /// Show connections and drops as the agent saw them
+    Flows(flows::Args),
+    /// Show what the agent has in force
+    Status(status::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Weir::parse().command {
+        Command::Sandbox(args) => sandbox::run(args),
+        Command::Flows(args) => flows::run(args),
+        Command::Status(args) => status::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("weir: {error:#}");
+        // 1 is for an answer that differs from what was expected, or bad input; see `weir sandbox --help`.
+        ExitCode::FAILURE
+    })
+}
