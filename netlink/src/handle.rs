@@ -1,0 +1,119 @@
+//! One netlink socket in one namespace, and the two shapes of conversation over it.
+
+use std::io;
+
+use futures_util::StreamExt;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
+use crate::error::{Error, Result};
+use crate::netns::Netns;
+
+/// A netlink socket. It stays in the namespace it was opened in and may be used from any thread of its runtime.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    connection: rtnetlink::Handle,
+}
+
+impl Handle {
+    /// Opens a socket in the calling thread's namespace. Must be called within a tokio runtime, which then drives it.
+    pub fn new() -> Result<Self> {
+        // Strict checking makes the kernel honour the filters of dump requests.
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(|source| Error::Socket { source })?;
+        // Ends by itself when the last clone of the handle is gone.
+        drop(tokio::spawn(connection));
+        Ok(Self { connection: handle })
+    }
+
+    /// Opens a socket inside `netns`; the calling thread stays where it is. Must be called within a tokio runtime.
+    pub fn in_netns(netns: &Netns) -> Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        netns.run(|| {
+            let _runtime = runtime.enter();
+            Self::new()
+        })?
+    }
+
+    /// Sends a request and waits for the kernel's acknowledgement.
+    pub(crate) async fn change(
+        &self,
+        about: About<'_>,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<()> {
+        self.converse(about, message, NLM_F_ACK | flags).await.map(drop)
+    }
+
+    /// Asks for one object.
+    pub(crate) async fn ask(
+        &self,
+        about: About<'_>,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        self.converse(about, message, 0).await
+    }
+
+    /// Asks for all objects that match.
+    pub(crate) async fn dump(
+        &self,
+        about: About<'_>,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        self.converse(about, message, NLM_F_DUMP).await
+    }
+
+    async fn converse(
+        &self,
+        about: About<'_>,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        let mut connection = self.connection.clone();
+        let mut answers =
+            connection.request(request).map_err(|error| about.answer(format!("{error} (socket closed)")))?;
+        let mut objects = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(object) => objects.push(object),
+                // Without a code it is an acknowledgement.
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(about.refused(error.to_io()));
+                }
+                NetlinkPayload::Overrun(_) => return Err(about.answer("the kernel lost messages".into())),
+                _ => {}
+            }
+        }
+        Ok(objects)
+    }
+}
+
+/// What a request is about, for its errors.
+#[derive(Clone, Copy)]
+pub(crate) struct About<'a> {
+    pub(crate) operation: &'static str,
+    pub(crate) object: &'a dyn std::fmt::Display,
+}
+
+impl About<'_> {
+    pub(crate) fn answer(self, problem: String) -> Error {
+        Error::Answer { operation: self.operation, object: self.object.to_string(), problem }
+    }
+
+    fn refused(self, source: io::Error) -> Error {
+        Error::Request { operation: self.operation, object: self.object.to_string(), source }
+    }
+}
+
+/// Names an operation and its object: `about!("delete link", "eth{}", 0)`.
+macro_rules! about {
+    ($operation:literal, $($object:tt)+) => {
+        crate::handle::About { operation: $operation, object: &format_args!($($object)+) }
+    };
+}
+pub(crate) use about;
