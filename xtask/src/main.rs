@@ -1,2 +1,57 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: everything a developer or CI runs, one file a subcommand.
+//!
+//! Each subcommand first does the set-up it needs, so nothing here wants a second command before it.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "xtask speaks to a person")]
+
+mod bench;
+mod binaries;
+mod debian;
+mod manifests;
+mod process;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, demo, tests and benchmarks of Weir")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Get the tools that a build needs into $XDG_CACHE_HOME/weir; every other subcommand calls it
+    Setup(setup::Args),
+    /// Run one tier of tests, or all of them
+    Test(test::Args),
+    /// Check the laws of this tree that no compiler knows
+    Tidy,
+    /// Other people's manifests on the real dataplane: ../shared/data
+    Manifests(manifests::Args),
+    /// Measure side by side with other ways to wire pods
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Setup(args) => setup::command(args),
+        Command::Test(args) => test::command(args),
+        Command::Tidy => tidy::command(),
+        Command::Manifests(args) => manifests::command(args),
+        Command::Bench(args) => bench::command(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
