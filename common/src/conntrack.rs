@@ -1,6 +1,6 @@
-//! Connections: one entry each, found by both directions.
+//! Connections: one entry each, found by both directions, and the pure steps of their life.
 
-use crate::net::{Addr, Be16};
+use crate::net::{Addr, Be16, protocol};
 
 /// Key of a connection. The two ends are put in order, so that both directions of a connection find one entry; which
 /// end began it is in the entry.
@@ -16,6 +16,61 @@ pub struct CtKey {
 }
 
 const _: () = assert!(size_of::<CtKey>() == 40 && align_of::<CtKey>() == 4);
+
+/// Which end of a [`CtKey`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Low,
+    High,
+}
+
+impl CtKey {
+    /// The key of a packet's connection, and the end that sent the packet.
+    #[inline(always)]
+    pub fn of_packet(
+        source: &Addr,
+        destination: &Addr,
+        source_port: Be16,
+        destination_port: Be16,
+        protocol: u8,
+    ) -> (Self, End) {
+        if source_is_low(source, destination, source_port, destination_port) {
+            let key = Self {
+                low: *source,
+                high: *destination,
+                low_port: source_port,
+                high_port: destination_port,
+                protocol,
+                zero: [0; 3],
+            };
+            (key, End::Low)
+        } else {
+            let key = Self {
+                low: *destination,
+                high: *source,
+                low_port: destination_port,
+                high_port: source_port,
+                protocol,
+                zero: [0; 3],
+            };
+            (key, End::High)
+        }
+    }
+}
+
+/// Any total order will do, as long as both directions agree; addresses mostly differ in their last word.
+#[inline(always)]
+fn source_is_low(source: &Addr, destination: &Addr, source_port: Be16, destination_port: Be16) -> bool {
+    let mut word = 4;
+    while word > 0 {
+        word -= 1;
+        if source.0[word] != destination.0[word] {
+            return source.0[word] < destination.0[word];
+        }
+    }
+    source_port.to_host() <= destination_port.to_host()
+}
 
 /// One connection.
 #[repr(C)]
@@ -47,4 +102,139 @@ impl CtEntry {
     pub const VIA_HOST: u32 = 32;
     /// Begun by the node itself towards its own pod.
     pub const FROM_NODE: u32 = 64;
+    /// TCP said goodbye in both directions, or was reset: the entry only waits for stragglers.
+    pub const CLOSED: u32 = 128;
+
+    #[inline(always)]
+    pub fn initiator(&self) -> End {
+        if self.flags & Self::FROM_LOW != 0 { End::Low } else { End::High }
+    }
+
+    /// The interface of one end, 0 where it is no endpoint of this node.
+    #[inline(always)]
+    pub fn ifindex(&self, end: End) -> u32 {
+        match end {
+            End::Low => self.low_ifindex,
+            End::High => self.high_ifindex,
+        }
+    }
+}
+
+impl End {
+    #[inline(always)]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Low => Self::High,
+            Self::High => Self::Low,
+        }
+    }
+}
+
+/// TCP header flags, byte 13.
+pub mod tcp {
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    pub const ACK: u8 = 16;
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Seen in one direction only.
+pub const UNREPLIED_NS: u64 = 60 * SECOND_NS;
+/// Longer than any keepalive interval in use; Linux' own default is two hours before the first probe.
+pub const TCP_ESTABLISHED_NS: u64 = 6 * 3600 * SECOND_NS;
+/// Long enough for retransmitted FINs.
+pub const TCP_CLOSED_NS: u64 = 10 * SECOND_NS;
+pub const UDP_REPLIED_NS: u64 = 180 * SECOND_NS;
+pub const OTHER_REPLIED_NS: u64 = 300 * SECOND_NS;
+
+/// How long an entry in this state lives after its last packet.
+#[inline(always)]
+pub fn lifetime_ns(protocol_number: u8, flags: u32) -> u64 {
+    if flags & CtEntry::CLOSED != 0 {
+        TCP_CLOSED_NS
+    } else if flags & CtEntry::REPLIED == 0 {
+        UNREPLIED_NS
+    } else if protocol_number == protocol::TCP {
+        TCP_ESTABLISHED_NS
+    } else if protocol_number == protocol::UDP {
+        UDP_REPLIED_NS
+    } else {
+        OTHER_REPLIED_NS
+    }
+}
+
+/// The flags of an entry after one more packet from `sender`.
+///
+/// A connection counts as closed when it was reset, or when both ends have sent FIN and the acknowledgement of the last
+/// one passes: that packet itself must still be let through as part of the connection.
+#[inline(always)]
+pub fn step(flags: u32, sender: End, protocol_number: u8, tcp_flags: u8) -> u32 {
+    let from_initiator = (flags & CtEntry::FROM_LOW != 0) == matches!(sender, End::Low);
+    let mut next = flags;
+    if !from_initiator {
+        next |= CtEntry::REPLIED;
+    }
+    if protocol_number == protocol::TCP {
+        if tcp_flags & tcp::RST != 0 {
+            next |= CtEntry::RESET | CtEntry::CLOSED;
+        } else if tcp_flags & tcp::FIN != 0 {
+            next |= match sender {
+                End::Low => CtEntry::FIN_FROM_LOW,
+                End::High => CtEntry::FIN_FROM_HIGH,
+            };
+        } else if flags & CtEntry::FIN_FROM_LOW != 0 && flags & CtEntry::FIN_FROM_HIGH != 0 {
+            next |= CtEntry::CLOSED;
+        }
+    }
+    next
+}
+
+/// A SYN without ACK always starts anew, or a lingering entry of A→B would open B→A.
+#[inline(always)]
+pub fn starts_anew(protocol_number: u8, tcp_flags: u8) -> bool {
+    protocol_number == protocol::TCP && tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn both_directions_find_one_entry() {
+        for (a, b) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00:1::"), ("10.0.0.1", "10.0.0.1")] {
+            let there = CtKey::of_packet(&addr(a), &addr(b), 40000.into(), 80.into(), protocol::TCP);
+            let back = CtKey::of_packet(&addr(b), &addr(a), 80.into(), 40000.into(), protocol::TCP);
+            assert_eq!(there.0, back.0);
+            assert_ne!(there.1, back.1);
+        }
+    }
+
+    #[test]
+    fn a_connection_closes_with_the_acknowledgement_of_the_last_fin() {
+        let mut flags = CtEntry::FROM_LOW;
+        for (sender, tcp_flags, closed) in [
+            (End::High, tcp::SYN | tcp::ACK, false),
+            (End::Low, tcp::ACK, false),
+            (End::Low, tcp::FIN | tcp::ACK, false),
+            (End::High, tcp::ACK, false),
+            (End::High, tcp::FIN | tcp::ACK, false),
+            (End::Low, tcp::ACK, true),
+        ] {
+            flags = step(flags, sender, protocol::TCP, tcp_flags);
+            assert_eq!(flags & CtEntry::CLOSED != 0, closed, "{sender:?} {tcp_flags:#x}");
+        }
+    }
+
+    #[test]
+    fn only_a_packet_the_other_way_is_a_reply() {
+        assert_eq!(step(0, End::High, protocol::UDP, 0) & CtEntry::REPLIED, 0);
+        assert_eq!(step(0, End::Low, protocol::UDP, 0) & CtEntry::REPLIED, CtEntry::REPLIED);
+    }
 }

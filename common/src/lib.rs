@@ -12,6 +12,7 @@ pub mod config;
 pub mod conntrack;
 pub mod endpoint;
 pub mod flow;
+pub mod fragment;
 pub mod id;
 pub mod maps;
 pub mod net;

@@ -20,7 +20,7 @@ pub const CT_HALF: &str = "CT_HALF";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const FLOWS: &str = "FLOWS";
 pub const COUNTERS: &str = "COUNTERS";
-/// Socket cookie and backend -> the virtual address that the program asked for.
+/// Socket and backend -> the `ServiceKey` that the program in the pod asked for.
 pub const SERVICE_SOCKETS: &str = "SERVICE_SOCKETS";
 
 pub const ENDPOINTS_CAPACITY: u32 = 1 << 10;

@@ -48,3 +48,17 @@ pub struct BackendRow {
 }
 
 const _: () = assert!(size_of::<BackendRow>() == 20 && align_of::<BackendRow>() == 4);
+
+/// Key of a `SERVICE_SOCKETS` row: a socket that was sent to a backend when it asked for a virtual address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketKey {
+    /// The kernel's socket cookie, high and low word.
+    pub cookie: [u32; 2],
+    pub addr: Addr,
+    pub port: Be16,
+    pub protocol: u8,
+    pub zero: u8,
+}
+
+const _: () = assert!(size_of::<SocketKey>() == 28 && align_of::<SocketKey>() == 4);

@@ -7,7 +7,9 @@ use crate::flow::FlowEvent;
 use crate::id::{BackendSetId, ClassId, RuleId, RuleSetId};
 use crate::net::{Addr, Be16};
 use crate::rules::{RuleKey, RuleRow};
-use crate::service::{BackendKey, BackendRow, ServiceKey, ServiceRow};
+use crate::fragment::{FragmentKey, FragmentRow};
+use crate::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
+use crate::verdict::counter::Cell;
 
 macro_rules! pod {
     ($($name:ty,)*) => { $(
@@ -18,6 +20,6 @@ macro_rules! pod {
 }
 
 pod! {
-    Addr, BackendKey, BackendRow, BackendSetId, Be16, ClassId, Config, CtEntry, CtKey, EndpointRow, FlowEvent,
-    RuleId, RuleKey, RuleRow, RuleSetId, ServiceKey, ServiceRow,
+    Addr, BackendKey, BackendRow, BackendSetId, Be16, Cell, ClassId, Config, CtEntry, CtKey, EndpointRow, FlowEvent,
+    FragmentKey, FragmentRow, RuleId, RuleKey, RuleRow, RuleSetId, ServiceKey, ServiceRow, SocketKey,
 }

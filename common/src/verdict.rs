@@ -107,4 +107,14 @@ pub mod counter {
     /// Flow events for which the ring buffer had no room.
     pub const FLOW_EVENTS_LOST: u32 = 202;
     pub const SLOTS: u32 = 256;
+
+    /// One slot of one CPU.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Cell {
+        pub packets: u64,
+        pub bytes: u64,
+    }
+
+    const _: () = assert!(size_of::<Cell>() == 16 && align_of::<Cell>() == 8);
 }
