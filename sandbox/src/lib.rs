@@ -8,5 +8,6 @@
 pub mod plan;
 pub mod report;
 mod run;
+pub mod stub;
 
 pub use run::{down, exec, list, run};
