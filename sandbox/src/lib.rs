@@ -5,9 +5,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod assemble;
+pub mod denial;
+pub mod expect;
+pub mod manifest;
+pub mod name;
+pub mod object;
+mod place;
 pub mod plan;
 pub mod report;
 mod run;
+mod service;
 pub mod stub;
+pub mod table;
+mod workload;
 
 pub use run::{down, exec, list, run};

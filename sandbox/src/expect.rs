@@ -1,0 +1,2 @@
+//! Placeholder while the rest compiles.
+pub const KIND: &str = "Expectation";
