@@ -56,6 +56,17 @@ pub struct Flow {
     pub bytes: u32,
 }
 
+/// One line of a stream of flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FlowLine {
+    Flow(Box<Flow>),
+    /// In the place of flows that did not reach this reader: it was too slow, or the kernel's ring was full.
+    Lost {
+        lost: u64,
+    },
+}
+
 /// Which flows to show. All given conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
