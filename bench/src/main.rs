@@ -1,2 +1,61 @@
-//! Placeholder.
-fn main() {}
+//! `weir-bench`: what the ways to wire pods cost, side by side in interleaved rounds of one run.
+//!
+//! Everything lives in anonymous network namespaces and in a private mount namespace whose files are in memory, and every
+//! child dies with this process: however it ends, nothing is left on the machine. Absolute figures are this machine's
+//! and this hour's; what is compared, and printed first, are ratios to a raw veth pair within one round.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the table is for a person to read")]
+
+mod attach;
+mod chart;
+mod clock;
+mod cni;
+mod datapath;
+mod layout;
+mod load;
+mod place;
+mod report;
+mod rounds;
+mod serve;
+mod statistics;
+mod targets;
+mod worker;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "weir-bench", about = "What the ways to wire pods cost")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Raw veth pair, bridge plugin, routed veths, and Weir with no, 10 and 1,000 policies
+    Datapath(datapath::Args),
+    /// One end of a measurement; `datapath` starts these
+    #[command(hide = true)]
+    Worker,
+    /// Become another program that dies with its parent
+    #[command(hide = true)]
+    Become { command: Vec<OsString> },
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Datapath(args) => datapath::run(&args),
+        Command::Worker => worker::run(),
+        Command::Become { command } => place::become_program(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -28,9 +28,9 @@ enum Bench {
 pub(crate) fn command(args: Args) -> Result<()> {
     let Bench::Datapath { options } = args.bench;
     let tools = setup::tools()?;
+    let plugins = reference_plugins()?;
     let binaries = binaries::build(&tools, Profile::Release)?;
     process::run(tools.cargo().args(["build", "--locked", "--release", "--package", "bench"]))?;
-    let plugins = reference_plugins()?;
     let mut bench = as_root(&binaries.join("weir-bench"))?;
     bench.arg("datapath").arg("--binaries").arg(&binaries).arg("--plugins").arg(&plugins);
     bench.arg("--out").arg(workspace::target().join("bench")).args(options);

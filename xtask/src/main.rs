@@ -7,6 +7,7 @@
 mod bench;
 mod binaries;
 mod debian;
+mod lint;
 mod manifests;
 mod process;
 mod setup;
@@ -31,6 +32,8 @@ enum Command {
     Setup(setup::Args),
     /// Run one tier of tests, or all of them
     Test(test::Args),
+    /// Clippy over the whole workspace, and the format
+    Lint,
     /// Check the laws of this tree that no compiler knows
     Tidy,
     /// Other people's manifests on the real dataplane: ../shared/data
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup(args) => setup::command(args),
         Command::Test(args) => test::command(args),
+        Command::Lint => lint::command(),
         Command::Tidy => tidy::command(),
         Command::Manifests(args) => manifests::command(args),
         Command::Bench(args) => bench::command(args),
