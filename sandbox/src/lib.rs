@@ -6,15 +6,21 @@
 #![forbid(unsafe_code)]
 
 pub mod assemble;
+pub mod change;
 pub mod denial;
+mod end;
 pub mod expect;
+mod grid;
 pub mod manifest;
 pub mod name;
 pub mod object;
+pub mod output;
 mod place;
 pub mod plan;
 pub mod report;
 mod run;
+#[cfg(test)]
+mod sample;
 mod service;
 pub mod stub;
 pub mod table;

@@ -76,7 +76,7 @@ pub enum Mark {
 }
 
 impl Mark {
-    fn of(verdicts: &Verdicts) -> Self {
+    pub(crate) fn of(verdicts: &Verdicts) -> Self {
         let all = |v4| {
             let of_family: BTreeSet<_> =
                 verdicts.iter().filter(|(is_v4, _)| *is_v4 == v4).map(|(_, allowed)| *allowed).collect();
@@ -115,7 +115,7 @@ impl Mark {
 }
 
 /// Whether IPv4, and whether allowed.
-type Verdicts = BTreeSet<(bool, bool)>;
+pub(crate) type Verdicts = BTreeSet<(bool, bool)>;
 
 /// Which pod belongs to which party.
 #[derive(Clone, Debug, Default)]

@@ -73,10 +73,12 @@ pub(crate) fn expand(
     let metadata = part("metadata")?.unwrap_or_default();
     let template = json!({ "metadata": metadata, "spec": spec });
     let replicas = replicas(item, &template, nodes, cap)?;
-    if replicas.is_empty() && (item.is_true("spec.suspend")) {
+    if replicas.is_empty() && item.is_true("spec.suspend") {
         warnings.push(format!("{}: spec.suspend: no pod comes up while this is true", item.title()));
     }
-    if let (Some(Value::Object(wanted)), true) = (item.get("spec.selector.matchLabels"), template_at != "") {
+    if let (Some(Value::Object(wanted)), true) =
+        (item.get("spec.selector.matchLabels"), !template_at.is_empty())
+    {
         let labels = metadata.get("labels");
         if wanted.iter().any(|(key, value)| labels.and_then(|labels| labels.get(key)) != Some(value)) {
             warnings.push(format!(

@@ -1,0 +1,135 @@
+//! What `--watch` prints: how one report differs from the one before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::denial::cause;
+use crate::output::line;
+use crate::report::{By, Report};
+use crate::table::{Column, Mark, Parties, Party, Table, is_allowed};
+
+/// Only what is different, one line each; a single line where nothing is.
+///
+/// Compares workloads, not pods: a new revision of a Deployment has other pods, and that alone is no news.
+pub fn changes(before: &Report, after: &Report) -> String {
+    let mut out = String::new();
+    let side = |report: &Report| {
+        let parties = Parties::by_workload(report);
+        let table = Table::new(report, &parties);
+        (parties, table)
+    };
+    let (old_parties, old) = side(before);
+    let (new_parties, new) = side(after);
+    let (was, is) = (sizes(&old_parties), sizes(&new_parties));
+    for (party, size) in &is {
+        match was.get(party) {
+            None => line(&mut out, &format!("+ {party}{}", times(*size))),
+            Some(old) if old != size => line(&mut out, &format!("  {party}: {old} → {size} pods")),
+            Some(_) => {}
+        }
+    }
+    for party in was.keys().filter(|party| !is.contains_key(party)) {
+        line(&mut out, &format!("- {party}"));
+    }
+    let (old_causes, new_causes) = (causes(before, &old_parties), causes(after, &new_parties));
+    for (cell @ (row, column), mark) in &new.cells {
+        let earlier = old.cells.get(cell);
+        // A workload that is new has every cell new: it was named above.
+        if earlier.is_none() && !(was.contains_key(row) && was.contains_key(&column.to)) {
+            continue;
+        }
+        let moved = earlier.map_or_else(|| "new".to_owned(), |earlier| earlier.as_str().to_owned());
+        let why = |causes: &Causes| causes.get(cell).cloned().unwrap_or_default();
+        let (old_why, new_why) = (why(&old_causes), why(&new_causes));
+        if earlier == Some(mark) && old_why == new_why {
+            continue;
+        }
+        let new_why: Vec<_> = new_why.iter().map(|by| cause(by.as_ref())).collect();
+        let reason = match mark {
+            Mark::Allowed => String::new(),
+            _ => format!("  {}", new_why.join("; ")),
+        };
+        line(
+            &mut out,
+            &format!("{moved} → {}  {row} → {}:{}{reason}", mark.as_str(), column.to, column.port()),
+        );
+    }
+    for (row, column) in old.cells.keys().filter(|cell| !new.cells.contains_key(cell)) {
+        if is.contains_key(row) && is.contains_key(&column.to) {
+            line(&mut out, &format!("gone  {row} → {}:{}", column.to, column.port()));
+        }
+    }
+    services(&mut out, before, after);
+    let (old, new): (BTreeSet<_>, BTreeSet<_>) =
+        (before.warnings.iter().collect(), after.warnings.iter().collect());
+    for warning in new.difference(&old) {
+        line(&mut out, &format!("! {warning}"));
+    }
+    for warning in old.difference(&new) {
+        line(&mut out, &format!("no longer: {warning}"));
+    }
+    if out.is_empty() {
+        line(&mut out, &format!("nothing changed: {} probes answer as before", after.probes.len()));
+    }
+    out
+}
+
+fn sizes(parties: &Parties) -> BTreeMap<Party, usize> {
+    parties.pods().map(|party| (party.clone(), parties.size(party))).collect()
+}
+
+fn times(size: usize) -> String {
+    if size == 1 { String::new() } else { format!(" ×{size}") }
+}
+
+/// The causes of the denials in each cell.
+type Causes = BTreeMap<(Party, Column), BTreeSet<Option<By>>>;
+
+fn causes(report: &Report, parties: &Parties) -> Causes {
+    let mut causes = Causes::new();
+    for probe in report.probes.iter().filter(|probe| !is_allowed(probe) && probe.from != probe.to) {
+        let (from, to) = parties.ends(probe);
+        let column = Column { to, port: probe.port, protocol: probe.protocol };
+        causes.entry((from, column)).or_default().insert(probe.by.clone());
+    }
+    causes
+}
+
+/// Services whose address answers others than before.
+fn services(out: &mut String, before: &Report, after: &Report) {
+    let answers = |report: &Report| {
+        let parties = Parties::by_workload(report);
+        let mut answers: BTreeMap<String, BTreeSet<(Party, bool, bool)>> = BTreeMap::new();
+        for probe in &report.services {
+            let key = format!("Service {}/{}:{}/{}", probe.namespace, probe.name, probe.port, probe.protocol);
+            let allowed = probe.verdict == api::VerdictKind::Allowed;
+            let from = parties.of(&probe.from, "");
+            answers.entry(key).or_default().insert((from, probe.ip.is_ipv4(), allowed));
+        }
+        answers
+    };
+    let (old, new) = (answers(before), answers(after));
+    for (service, now) in &new {
+        let Some(then) = old.get(service) else {
+            line(out, &format!("+ {service}"));
+            continue;
+        };
+        for allowed in [true, false] {
+            let flipped: BTreeSet<_> = now
+                .iter()
+                .filter(|(from, v4, is)| *is == allowed && then.contains(&(from.clone(), *v4, !allowed)))
+                .map(|(from, ..)| from.to_string())
+                .collect();
+            if !flipped.is_empty() {
+                let flipped = flipped.into_iter().collect::<Vec<_>>().join(", ");
+                let move_ = if allowed { "✗ → ✓" } else { "✓ → ✗" };
+                line(out, &format!("{move_}  {flipped} → {service}"));
+            }
+        }
+    }
+    for service in old.keys().filter(|service| !new.contains_key(*service)) {
+        line(out, &format!("- {service}"));
+    }
+}
+
+#[cfg(test)]
+mod tests;
