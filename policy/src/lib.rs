@@ -18,9 +18,19 @@ pub mod oracle;
 pub mod tables;
 pub mod world;
 
+mod cidr;
+mod class;
 mod compile;
+mod convert;
+mod facts;
+mod id;
+mod model;
 mod names;
 mod plan;
+mod ports;
+mod ruleset;
+mod selector;
+mod services;
 mod warning;
 
 pub use compile::{Compiled, compile};

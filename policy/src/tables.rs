@@ -60,3 +60,24 @@ pub enum MapOp {
     /// Live connections are judged once more, at their next packet.
     AdvanceEpoch,
 }
+
+impl Tables {
+    /// Carries out one write.
+    pub fn apply(&mut self, op: &MapOp) {
+        match *op {
+            MapOp::PutEndpoint(addr, row) => drop(self.endpoints.insert(addr, row)),
+            MapOp::RemoveEndpoint(addr) => drop(self.endpoints.remove(&addr)),
+            MapOp::PutPeer(addr, class) => drop(self.peers.insert(addr, class)),
+            MapOp::RemovePeer(addr) => drop(self.peers.remove(&addr)),
+            MapOp::PutCidr(cidr, class) => drop(self.cidrs.insert(cidr, class)),
+            MapOp::RemoveCidr(cidr) => drop(self.cidrs.remove(&cidr)),
+            MapOp::PutRule(prefix, row) => drop(self.rules.insert(prefix, row)),
+            MapOp::RemoveRule(prefix) => drop(self.rules.remove(&prefix)),
+            MapOp::PutService(key, row) => drop(self.services.insert(key, row)),
+            MapOp::RemoveService(key) => drop(self.services.remove(&key)),
+            MapOp::PutBackend(key, row) => drop(self.backends.insert(key, row)),
+            MapOp::RemoveBackend(key) => drop(self.backends.remove(&key)),
+            MapOp::AdvanceEpoch => {}
+        }
+    }
+}

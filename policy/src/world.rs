@@ -1,11 +1,20 @@
 //! Everything one node has been told: what the API holds, and what its own runtime has attached.
+//!
+//! The two do not always agree. A pod may be gone from the API and still run; its attachment then keeps the labels that
+//! the pod had last. An address may be named by two pods; then the attachment's word counts, else the younger pod's.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use crate::object::{Object, ObjectKey};
+use crate::convert;
+use crate::facts::{PodFacts, ServiceFacts, SliceFacts};
+use crate::model::Policy;
+use crate::object::{Kind, Object, ObjectKey};
+use crate::selector::Labels;
 use crate::warning::Warning;
+
+pub use crate::facts::NodeFacts;
 
 /// The pod as the runtime names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,59 +34,349 @@ pub struct Attachment {
     pub pod: Option<PodRef>,
     /// The host's side of the veth pair.
     pub ifindex: u32,
+    /// Whatever `status.podIPs` says, these are the pod's.
     pub ips: Vec<IpAddr>,
 }
 
-/// What is known of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeFacts {
-    pub name: String,
-    pub ips: Vec<IpAddr>,
-    pub pod_cidrs: Vec<IpNet>,
-}
+/// Namespace and name.
+pub(crate) type Name = (String, String);
+
+/// Container id and interface name.
+type Interface = (String, String);
 
 /// Pure state; one per agent.
 #[derive(Clone, Debug)]
 pub struct World {
     node: String,
-    nodes: Vec<NodeFacts>,
+    pub(crate) namespaces: BTreeMap<String, Labels>,
+    nodes: BTreeMap<String, NodeFacts>,
+    pods: BTreeMap<Name, Arc<PodFacts>>,
+    pub(crate) policies: BTreeMap<Name, Arc<Policy>>,
+    pub(crate) services: BTreeMap<Name, ServiceFacts>,
+    pub(crate) slices: BTreeMap<Name, SliceFacts>,
+    attachments: BTreeMap<Interface, Attached>,
+    /// The attachments of each pod name.
+    attached_names: BTreeMap<Name, BTreeSet<Interface>>,
+    /// Who names which address; kept up to date so that a flow's ends are named without a search.
+    claims: BTreeMap<IpAddr, BTreeSet<Claim>>,
+    warnings: BTreeMap<ObjectKey, Vec<Warning>>,
+    /// How many attachments there have been: the later one wins a contested address.
+    attached: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub attachment: Attachment,
+    /// The pod as the API showed it last.
+    pub pod: Option<Arc<PodFacts>>,
+    order: u64,
+}
+
+impl Attached {
+    /// A pod of whose labels nothing is known: it may not be judged by guesswork.
+    pub(crate) fn is_unknown_pod(&self) -> bool {
+        self.attachment.pod.is_some() && self.pod.is_none()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Attachment(Interface),
+    Pod(Name),
+    Node(String),
 }
 
 impl World {
+    /// A world as the node of this name sees it: empty.
     pub fn new(node: impl Into<String>) -> Self {
-        Self { node: node.into(), nodes: Vec::new() }
+        Self {
+            node: node.into(),
+            namespaces: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            attached_names: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            attached: 0,
+        }
     }
 
-    pub fn apply(&mut self, _object: Object, _unknown_fields: &[Warning]) {}
+    /// Takes in a new or changed object. `unknown_fields` are what [`crate::manifest::object`] warned of.
+    pub fn apply(&mut self, object: Object, unknown_fields: &[Warning]) {
+        let key = object.key();
+        self.forget(&key);
+        let text = key.to_string();
+        let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
+        let mut warnings = match object {
+            Object::Namespace(namespace) => {
+                let mut labels = namespace.metadata.labels.unwrap_or_default();
+                labels.extend(name_label(&key.name));
+                self.namespaces.insert(key.name.clone(), labels);
+                Vec::new()
+            }
+            Object::Node(node) => {
+                let (facts, warnings) = NodeFacts::new(&text, &node);
+                for ip in &facts.ips {
+                    self.claim(*ip, Claim::Node(facts.name.clone()));
+                }
+                self.nodes.insert(facts.name.clone(), facts);
+                warnings
+            }
+            Object::Pod(pod) => {
+                let (facts, warnings) = PodFacts::new(&text, &name.0, &pod);
+                let facts = Arc::new(facts);
+                if facts.is_peer() {
+                    for ip in &facts.ips {
+                        self.claim(*ip, Claim::Pod(name.clone()));
+                    }
+                }
+                for interface in self.attached_names.get(&name).into_iter().flatten() {
+                    if let Some(attached) = self.attachments.get_mut(interface)
+                        && attached.names(&facts)
+                    {
+                        attached.pod = Some(Arc::clone(&facts));
+                    }
+                }
+                self.pods.insert(name, facts);
+                warnings
+            }
+            Object::NetworkPolicy(policy) => {
+                let (policy, warnings) = convert::policy(&policy, unknown_fields);
+                self.policies.insert(name, Arc::new(policy));
+                self.warnings.insert(key, warnings);
+                return;
+            }
+            Object::Service(service) => {
+                let (facts, warnings) = ServiceFacts::new(&text, &service);
+                self.services.extend(facts.map(|facts| (name, facts)));
+                warnings
+            }
+            Object::EndpointSlice(slice) => {
+                let (facts, warnings) = SliceFacts::new(&text, &name.0, &slice);
+                self.slices.extend(facts.map(|facts| (name, facts)));
+                warnings
+            }
+        };
+        warnings.extend_from_slice(unknown_fields);
+        self.warnings.insert(key, warnings);
+    }
 
-    pub fn delete(&mut self, _key: &ObjectKey) {}
+    /// Forgets an object. A pod's attachments go on with what was known of it.
+    pub fn delete(&mut self, key: &ObjectKey) {
+        self.forget(key);
+    }
 
-    /// Replaces everything that came from the source; attachments stay.
-    pub fn reset(&mut self, _objects: Vec<(Object, Vec<Warning>)>) {}
+    /// Replaces everything that came from the source (a relist); attachments stay.
+    pub fn reset(&mut self, objects: Vec<(Object, Vec<Warning>)>) {
+        let mut next = Self::new(std::mem::take(&mut self.node));
+        next.attached = self.attached;
+        for attached in std::mem::take(&mut self.attachments).into_values() {
+            next.insert(attached);
+        }
+        let mut times = BTreeMap::new();
+        for (object, unknown_fields) in objects {
+            let key = object.key();
+            next.apply(object, &unknown_fields);
+            *times.entry(key).or_insert(0_usize) += 1;
+        }
+        for (key, times) in times.into_iter().filter(|(_, times)| *times > 1) {
+            let message = format!("defined {times} times: the last one counts");
+            let warning = Warning { object: key.to_string(), field: String::new(), message };
+            next.warnings.entry(key).or_default().push(warning);
+        }
+        *self = next;
+    }
 
-    pub fn attach(&mut self, _attachment: Attachment) {}
+    /// Takes in an interface; one of the same container and name is replaced.
+    pub fn attach(&mut self, attachment: Attachment) {
+        self.detach(&attachment.container_id, &attachment.ifname);
+        self.attached += 1;
+        let pod = attachment.pod.as_ref().and_then(|pod| {
+            let known = self.pods.get(&(pod.namespace.clone(), pod.name.clone()))?;
+            known.has_uid(pod.uid.as_deref()).then(|| Arc::clone(known))
+        });
+        self.insert(Attached { attachment, pod, order: self.attached });
+    }
 
     /// Whether it was attached.
-    pub fn detach(&mut self, _container_id: &str, _ifname: &str) -> bool {
-        false
+    pub fn detach(&mut self, container_id: &str, ifname: &str) -> bool {
+        let key = (container_id.to_owned(), ifname.to_owned());
+        let Some(attached) = self.attachments.remove(&key) else { return false };
+        if let Some(pod) = attached.attachment.pod {
+            let name = (pod.namespace, pod.name);
+            if let Some(interfaces) = self.attached_names.get_mut(&name) {
+                interfaces.remove(&key);
+                if interfaces.is_empty() {
+                    self.attached_names.remove(&name);
+                }
+            }
+        }
+        let claim = Claim::Attachment(key);
+        for ip in attached.attachment.ips {
+            self.unclaim(ip, &claim);
+        }
+        true
     }
 
-    /// Whether the API has shown this very pod: its labels are known.
-    pub fn knows_pod(&self, _namespace: &str, _name: &str, _uid: Option<&str>) -> bool {
-        false
+    /// Whether the API has shown this very pod, so that its labels are known.
+    ///
+    /// A static pod's UID is what its mirror pod carries as `kubernetes.io/config.mirror` (or `config.hash`).
+    pub fn knows_pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> bool {
+        self.pods.get(&(namespace.to_owned(), name.to_owned())).is_some_and(|pod| pod.has_uid(uid))
+    }
+
+    pub fn node_name(&self) -> &str {
+        &self.node
     }
 
     /// The node that this world is for, once the API has shown it.
     pub fn node(&self) -> Option<&NodeFacts> {
-        self.nodes.iter().find(|facts| facts.name == self.node)
+        self.nodes.get(&self.node)
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &NodeFacts> {
-        self.nodes.iter()
+        self.nodes.values()
+    }
+
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.values().map(|attached| &attached.attachment)
     }
 
     /// `namespace/name` of the live pod with this address, `node/NAME` for a node's.
-    pub fn pod_name_of(&self, _ip: IpAddr) -> Option<String> {
-        None
+    pub fn pod_name_of(&self, ip: IpAddr) -> Option<String> {
+        if let Some(pod) = self.owner(ip) {
+            return Some(format!("{}/{}", pod.namespace, pod.name));
+        }
+        let claims = self.claims.get(&ip)?;
+        claims.iter().find_map(|claim| match claim {
+            Claim::Attachment(interface) => {
+                let pod = self.attachments.get(interface)?.attachment.pod.as_ref()?;
+                Some(format!("{}/{}", pod.namespace, pod.name))
+            }
+            Claim::Node(name) => Some(format!("node/{name}")),
+            Claim::Pod(_) => None,
+        })
     }
+
+    /// The pod whose address it is.
+    pub(crate) fn owner(&self, ip: IpAddr) -> Option<&Arc<PodFacts>> {
+        let claims = self.claims.get(&ip)?;
+        if let Some(attached) = self.holder(ip) {
+            return attached.pod.as_ref();
+        }
+        let pods = claims.iter().filter_map(|claim| match claim {
+            Claim::Pod(name) => self.pods.get(name).filter(|pod| !self.is_attached(name, pod)),
+            Claim::Attachment(_) | Claim::Node(_) => None,
+        });
+        // A pod that is attached here has the addresses of its attachments and no others.
+        pods.max_by_key(|pod| (pod.created, &pod.uid, &pod.namespace, &pod.name))
+    }
+
+    /// The attachment that has this address.
+    pub(crate) fn holder(&self, ip: IpAddr) -> Option<&Attached> {
+        let claims = self.claims.get(&ip)?;
+        let attached = claims.iter().filter_map(|claim| match claim {
+            Claim::Attachment(interface) => self.attachments.get(interface),
+            Claim::Pod(_) | Claim::Node(_) => None,
+        });
+        attached.max_by_key(|attached| attached.order)
+    }
+
+    /// Every address that anyone names.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.claims.keys().copied()
+    }
+
+    pub(crate) fn attached(&self) -> impl Iterator<Item = &Attached> {
+        self.attachments.values()
+    }
+
+    /// Every pod that the API or an attachment knows.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Arc<PodFacts>> {
+        self.pods.values().chain(self.attachments.values().filter_map(|attached| attached.pod.as_ref()))
+    }
+
+    /// A namespace's labels. One that nobody declared has its name and no more.
+    pub(crate) fn namespace_labels(&self, name: &str) -> Labels {
+        self.namespaces.get(name).cloned().unwrap_or_else(|| name_label(name).into_iter().collect())
+    }
+
+    /// What arrived and cannot be honoured.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.warnings.values().flatten()
+    }
+
+    fn insert(&mut self, attached: Attached) {
+        let Attachment { container_id, ifname, ips, .. } = &attached.attachment;
+        let key = (container_id.clone(), ifname.clone());
+        for ip in ips {
+            self.claims.entry(*ip).or_default().insert(Claim::Attachment(key.clone()));
+        }
+        if let Some(pod) = &attached.attachment.pod {
+            let name = (pod.namespace.clone(), pod.name.clone());
+            self.attached_names.entry(name).or_default().insert(key.clone());
+        }
+        self.attachments.insert(key, attached);
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.warnings.remove(key);
+        let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
+        match key.kind {
+            Kind::Namespace => drop(self.namespaces.remove(&key.name)),
+            Kind::Node => {
+                for ip in self.nodes.remove(&key.name).into_iter().flat_map(|facts| facts.ips) {
+                    self.unclaim(ip, &Claim::Node(key.name.clone()));
+                }
+            }
+            Kind::Pod => {
+                if let Some(facts) = self.pods.remove(&name) {
+                    let claim = Claim::Pod(name);
+                    for ip in &facts.ips {
+                        self.unclaim(*ip, &claim);
+                    }
+                }
+            }
+            Kind::NetworkPolicy => drop(self.policies.remove(&name)),
+            Kind::Service => drop(self.services.remove(&name)),
+            Kind::EndpointSlice => drop(self.slices.remove(&name)),
+        }
+    }
+
+    fn is_attached(&self, name: &Name, pod: &PodFacts) -> bool {
+        let mut interfaces = self.attached_names.get(name).into_iter().flatten();
+        interfaces
+            .any(|interface| self.attachments.get(interface).is_some_and(|attached| attached.names(pod)))
+    }
+
+    fn claim(&mut self, ip: IpAddr, claim: Claim) {
+        self.claims.entry(ip).or_default().insert(claim);
+    }
+
+    fn unclaim(&mut self, ip: IpAddr, claim: &Claim) {
+        if let Some(claims) = self.claims.get_mut(&ip) {
+            claims.remove(claim);
+            if claims.is_empty() {
+                self.claims.remove(&ip);
+            }
+        }
+    }
+}
+
+impl Attached {
+    /// Whether the runtime attached this very pod.
+    fn names(&self, pod: &PodFacts) -> bool {
+        self.attachment.pod.as_ref().is_some_and(|named| {
+            named.namespace == pod.namespace && named.name == pod.name && pod.has_uid(named.uid.as_deref())
+        })
+    }
+}
+
+/// What the API server puts on every namespace.
+fn name_label(name: &str) -> Option<(String, String)> {
+    Some(("kubernetes.io/metadata.name".to_owned(), name.to_owned()))
 }

@@ -1,0 +1,190 @@
+//! Rule sets: what one endpoint allows in one direction, named by its content.
+//!
+//! What a rule set answers to a class follows from the contents of the two alone. So a row, once written, never changes:
+//! other content is another number, and the plan only ever adds rows, moves what refers to them, and removes rows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use common::id::{ClassId, RuleId, RuleSetId};
+use common::net::{Be16, protocol};
+use common::rules::{RuleKey, RuleRow};
+use common::verdict::Direction;
+
+use crate::class::{Classes, Match, Term, Terms};
+use crate::facts::PodFacts;
+use crate::id::content_id;
+use crate::model::{Peers, Policy, Port, Ports};
+use crate::names::RuleName;
+use crate::ports::Claims;
+use crate::tables::RulePrefix;
+
+#[derive(Debug)]
+pub(crate) struct RuleSet {
+    pub direction: Direction,
+    /// All that isolate, by full name, in order.
+    pub policies: Vec<String>,
+    /// In order of precedence: the first that allows is the one that a verdict names.
+    rules: Vec<FlatRule>,
+    by_term: HashMap<usize, BTreeSet<usize>>,
+}
+
+#[derive(Debug)]
+struct FlatRule {
+    id: RuleId,
+    name: RuleName,
+    everyone: bool,
+    /// Terms whose matches it lets in on `ports`.
+    terms: BTreeSet<usize>,
+    /// Terms with a port name, whose matches it lets in on their own number of this protocol.
+    named: BTreeSet<(usize, u8)>,
+    ports: BTreeSet<(u8, u16, u16)>,
+}
+
+impl RuleSet {
+    /// What `policies`, all of which isolate in this direction, allow; in order of their names. `pod` is the endpoint's:
+    /// for ingress, names of ports are its own.
+    pub(crate) fn new(direction: Direction, policies: &[&Policy], pod: &PodFacts, terms: &mut Terms) -> Self {
+        let mut rules = Vec::new();
+        for policy in policies {
+            for (index, rule) in policy.rules(direction).into_iter().flatten().enumerate() {
+                let path = format!("spec.{}[{index}]", direction.as_str());
+                let name = RuleName { policy: policy.full_name(), direction, path };
+                let id = RuleId::new(content_id("rule", &format!("{} {}", name.policy, name.path)));
+                let mut flat = FlatRule {
+                    id,
+                    name,
+                    everyone: false,
+                    terms: BTreeSet::new(),
+                    named: BTreeSet::new(),
+                    ports: BTreeSet::new(),
+                };
+                let mut names = BTreeSet::new();
+                match &rule.ports {
+                    Ports::All => flat.ports.extend(every_port()),
+                    Ports::Of(ports) => {
+                        for port in ports {
+                            match (port, direction) {
+                                (Port::Range { protocol, first, last }, _) => {
+                                    flat.ports.insert((*protocol, *first, *last));
+                                }
+                                (Port::Named { protocol, name }, Direction::Ingress) => {
+                                    let number = pod.port(name, *protocol);
+                                    flat.ports.extend(number.map(|number| (*protocol, number, number)));
+                                }
+                                (Port::Named { protocol, name }, Direction::Egress) => {
+                                    names.insert((name.clone(), *protocol));
+                                }
+                            }
+                        }
+                    }
+                }
+                let peers: Vec<_> = match &rule.peers {
+                    Peers::Everyone => vec![None],
+                    Peers::Of(peers) => peers.iter().cloned().map(Some).collect(),
+                };
+                for peer in peers {
+                    for (name, protocol) in &names {
+                        let named = Some((name.clone(), *protocol));
+                        flat.named.insert((terms.intern(Term { peer: peer.clone(), named }), *protocol));
+                    }
+                    match peer {
+                        _ if flat.ports.is_empty() => {}
+                        None => flat.everyone = true,
+                        Some(_) => drop(flat.terms.insert(terms.intern(Term { peer, named: None }))),
+                    }
+                }
+                rules.push(flat);
+            }
+        }
+        let mut by_term: HashMap<usize, BTreeSet<usize>> = HashMap::new();
+        for (index, rule) in rules.iter().enumerate() {
+            for term in rule.terms.iter().copied().chain(rule.named.iter().map(|(term, _)| *term)) {
+                by_term.entry(term).or_default().insert(index);
+            }
+        }
+        let policies = policies.iter().map(|policy| policy.full_name()).collect();
+        Self { direction, policies, rules, by_term }
+    }
+
+    /// Isolates in the name of no policy and allows nothing.
+    pub(crate) fn closed(direction: Direction) -> Self {
+        Self { direction, policies: Vec::new(), rules: Vec::new(), by_term: HashMap::new() }
+    }
+
+    pub(crate) fn id(&self, terms: &Terms) -> RuleSetId {
+        let mut text = format!("{} {:?}\n", self.direction.as_str(), self.policies);
+        for rule in &self.rules {
+            let ids = |terms_of: Vec<usize>| {
+                let mut ids: Vec<u64> = terms_of.into_iter().map(|term| terms.id(term)).collect();
+                ids.sort_unstable();
+                ids
+            };
+            let peers = ids(rule.terms.iter().copied().collect());
+            let named = ids(rule.named.iter().map(|(term, _)| *term).collect());
+            let line = format!("{:?} {} {peers:x?} {named:x?} {:?}\n", rule.id, rule.everyone, rule.ports);
+            text.push_str(&line);
+        }
+        RuleSetId::new(content_id("rule set", &text))
+    }
+
+    pub(crate) fn rule_names(&self) -> impl Iterator<Item = (RuleId, &RuleName)> {
+        self.rules.iter().map(|rule| (rule.id, &rule.name))
+    }
+
+    /// The rows for everyone, and for each class those in which its answer differs.
+    pub(crate) fn rows(&self, id: RuleSetId, classes: &Classes) -> BTreeMap<RulePrefix, RuleRow> {
+        let mut rows = BTreeMap::new();
+        let everyone = self.answer(&[]);
+        let nothing = Claims::default();
+        for (protocol, claims) in &everyone {
+            write(&mut rows, id, ClassId::ANY, *protocol, claims);
+        }
+        for (class, matches) in classes.with_terms(self.by_term.keys().copied()) {
+            for (protocol, claims) in self.answer(matches) {
+                let beyond = claims.beyond(everyone.get(&protocol).unwrap_or(&nothing));
+                write(&mut rows, id, class, protocol, &beyond);
+            }
+        }
+        rows
+    }
+
+    /// Per protocol of the rows, which rule allows which ports to peers that match these terms.
+    fn answer(&self, matches: &[Match]) -> BTreeMap<u8, Claims<RuleId>> {
+        let mut asked: BTreeSet<usize> =
+            self.rules.iter().enumerate().filter(|(_, rule)| rule.everyone).map(|(index, _)| index).collect();
+        asked.extend(matches.iter().filter_map(|m| self.by_term.get(&m.term)).flatten());
+        let mut answer: BTreeMap<u8, Claims<RuleId>> = BTreeMap::new();
+        for rule in asked.into_iter().map(|index| &self.rules[index]) {
+            if rule.everyone || matches.iter().any(|m| rule.terms.contains(&m.term)) {
+                for (protocol, first, last) in &rule.ports {
+                    answer.entry(*protocol).or_default().claim(*first, *last, rule.id);
+                }
+            }
+            for (term, protocol) in &rule.named {
+                for m in matches.iter().filter(|m| m.term == *term) {
+                    answer.entry(*protocol).or_default().claim(m.port, m.port, rule.id);
+                }
+            }
+        }
+        answer
+    }
+}
+
+/// All ports of all protocols; 0 stands for those that have no ports.
+fn every_port() -> impl Iterator<Item = (u8, u16, u16)> {
+    [0, protocol::TCP, protocol::UDP, protocol::SCTP].into_iter().map(|protocol| (protocol, 0, u16::MAX))
+}
+
+fn write(
+    rows: &mut BTreeMap<RulePrefix, RuleRow>,
+    rule_set: RuleSetId,
+    class: ClassId,
+    protocol: u8,
+    claims: &Claims<RuleId>,
+) {
+    for (prefix, rule) in claims.prefixes() {
+        let key = RuleKey { rule_set, class, protocol, zero: 0, port: Be16::new(prefix.port) };
+        let bits = RuleKey::BITS_ANY_PORT + prefix.bits;
+        rows.insert(RulePrefix { key, bits }, RuleRow { rule, action: RuleRow::ALLOW });
+    }
+}
