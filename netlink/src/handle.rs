@@ -38,19 +38,14 @@ impl Handle {
     }
 
     /// Sends a request and waits for the kernel's acknowledgement.
-    pub(crate) async fn change(
-        &self,
-        about: About<'_>,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<()> {
+    pub(crate) async fn change(&self, about: &About, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
         self.converse(about, message, NLM_F_ACK | flags).await.map(drop)
     }
 
     /// Asks for one object.
     pub(crate) async fn ask(
         &self,
-        about: About<'_>,
+        about: &About,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>> {
         self.converse(about, message, 0).await
@@ -59,7 +54,7 @@ impl Handle {
     /// Asks for all objects that match.
     pub(crate) async fn dump(
         &self,
-        about: About<'_>,
+        about: &About,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>> {
         self.converse(about, message, NLM_F_DUMP).await
@@ -67,7 +62,7 @@ impl Handle {
 
     async fn converse(
         &self,
-        about: About<'_>,
+        about: &About,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>> {
@@ -94,26 +89,26 @@ impl Handle {
 }
 
 /// What a request is about, for its errors.
-#[derive(Clone, Copy)]
-pub(crate) struct About<'a> {
+pub(crate) struct About {
     pub(crate) operation: &'static str,
-    pub(crate) object: &'a dyn std::fmt::Display,
+    /// Already text, although few requests fail: `format_args!` would make every future here `!Send`.
+    pub(crate) object: String,
 }
 
-impl About<'_> {
-    pub(crate) fn answer(self, problem: String) -> Error {
-        Error::Answer { operation: self.operation, object: self.object.to_string(), problem }
+impl About {
+    pub(crate) fn answer(&self, problem: String) -> Error {
+        Error::Answer { operation: self.operation, object: self.object.clone(), problem }
     }
 
-    fn refused(self, source: io::Error) -> Error {
-        Error::Request { operation: self.operation, object: self.object.to_string(), source }
+    fn refused(&self, source: io::Error) -> Error {
+        Error::Request { operation: self.operation, object: self.object.clone(), source }
     }
 }
 
 /// Names an operation and its object: `about!("delete link", "eth{}", 0)`.
 macro_rules! about {
     ($operation:literal, $($object:tt)+) => {
-        crate::handle::About { operation: $operation, object: &format_args!($($object)+) }
+        &crate::handle::About { operation: $operation, object: format!($($object)+) }
     };
 }
 pub(crate) use about;

@@ -209,3 +209,10 @@ async fn a_refused_request_names_the_operation_and_the_object() {
     assert_eq!(error.to_string(), format!("add route 10.244.0.5/32 link {host}"));
     assert_eq!(error.errno(), Some(nix::libc::ENETDOWN));
 }
+
+#[tokio::test]
+async fn a_handle_may_be_used_by_any_task() {
+    let Pair { here, .. } = pair().await;
+    let links = tokio::spawn(async move { here.links().await }).await.unwrap().unwrap();
+    assert_eq!(links.len(), 2);
+}
