@@ -1,0 +1,173 @@
+//! An endpoint's network: what `ADD` makes and `CHECK` looks for, said once.
+//!
+//! A pod has its addresses with full prefixes and sends everything to a link-local gateway, whose link-layer address it
+//! knows for good; the host's side knows the pod's for good. So there is no ARP, no neighbour discovery and no bridge.
+//! The host's side stays down until the agent has the endpoint's policy in force; routes need it up and come last.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, Mac, Netns, ROUTE_PROTOCOL, Route, VethSpec};
+
+use crate::spec::Failure;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Wiring {
+    pub(crate) host_name: String,
+    /// The interface's name in the pod.
+    pub(crate) ifname: String,
+    /// At most one of each family.
+    pub(crate) ips: Vec<IpAddr>,
+    /// The pod's side; the host's side is the same everywhere.
+    pub(crate) mac: Mac,
+    pub(crate) mtu: u32,
+    pub(crate) node_ips: Vec<IpAddr>,
+}
+
+/// The loopback link is the first of every namespace.
+const LOOPBACK: u32 = 1;
+
+impl Wiring {
+    /// Makes the pair, both ends down. Returns the host's and the pod's side.
+    pub(crate) async fn make_link(&self, host: &Handle, netns: &Netns) -> Result<(u32, u32), Failure> {
+        let spec = VethSpec {
+            name: &self.host_name,
+            mac: HOST_MAC,
+            mtu: self.mtu,
+            peer_name: &self.ifname,
+            peer_mac: self.mac,
+            peer_mtu: self.mtu,
+            peer_netns: netns,
+        };
+        Ok(host.create_veth(&spec).await?)
+    }
+
+    /// Everything inside the pod, up to its link being up (and without a carrier while the other end is down).
+    pub(crate) async fn wire_pod(&self, inside: &Handle, netns: &Netns, link: u32) -> Result<(), Failure> {
+        netns.run(|| self.pod_settings())??;
+        inside.set_up(LOOPBACK).await?;
+        for address in self.addresses() {
+            inside.add_address(link, address).await?;
+        }
+        inside.set_up(link).await?;
+        for ip in &self.ips {
+            inside.add_neighbour(link, gateway(*ip), HOST_MAC).await?;
+        }
+        for route in self.pod_routes(link) {
+            inside.add_route(&route).await?;
+        }
+        Ok(())
+    }
+
+    /// The host's side, which stays down.
+    pub(crate) async fn wire_host(&self, host: &Handle, link: u32) -> Result<(), Failure> {
+        self.host_settings()?;
+        for ip in &self.ips {
+            host.add_neighbour(link, *ip, self.mac).await?;
+        }
+        Ok(())
+    }
+
+    /// The last step: from here on packets flow.
+    pub(crate) async fn open(&self, host: &Handle, inside: &Handle, link: u32) -> Result<(), Failure> {
+        host.set_up(link).await?;
+        for route in self.host_routes(link) {
+            // One left behind by a plugin that was killed leads nowhere: the ledger says the address is ours.
+            host.replace_route(&route).await?;
+        }
+        // The pod's side has a carrier now, but drops what it sends until the kernel has handled that event. Asking for
+        // the link makes it do so, or the pod's first packet may be lost and a connection take a second longer.
+        inside.link_by_name(&self.ifname).await?;
+        Ok(())
+    }
+
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        self.ips.iter().map(|ip| full(*ip))
+    }
+
+    pub(crate) fn pod_routes(&self, link: u32) -> Vec<Route> {
+        let route = |destination, via: Option<IpAddr>| Route {
+            destination,
+            via,
+            oif: link,
+            source: None,
+            onlink: false,
+            protocol: ROUTE_PROTOCOL,
+            link_scope: via.is_none(),
+        };
+        let routes = |ip: &IpAddr| match ip {
+            IpAddr::V4(_) => vec![
+                route(full(GATEWAY_V4.into()), None),
+                route(everywhere(Ipv4Addr::UNSPECIFIED.into()), Some(GATEWAY_V4.into())),
+            ],
+            // Link-local addresses are on the link without being told.
+            IpAddr::V6(_) => vec![route(everywhere(Ipv6Addr::UNSPECIFIED.into()), Some(GATEWAY_V6.into()))],
+        };
+        self.ips.iter().flat_map(routes).collect()
+    }
+
+    pub(crate) fn host_routes(&self, link: u32) -> impl Iterator<Item = Route> {
+        self.ips.iter().map(move |ip| Route {
+            destination: full(*ip),
+            via: None,
+            oif: link,
+            source: self.node_ips.iter().copied().find(|node| node.is_ipv4() == ip.is_ipv4()),
+            onlink: false,
+            protocol: ROUTE_PROTOCOL,
+            link_scope: true,
+        })
+    }
+
+    /// In the pod's namespace. Addresses are ours to give and unique by construction, so neither router advertisements
+    /// nor duplicate detection have a say.
+    fn pod_settings(&self) -> Result<(), netlink::Error> {
+        let link = &self.ifname;
+        let wants_v6 = self.ips.iter().any(IpAddr::is_ipv6);
+        if !wants_v6 && !has_ipv6(link) {
+            return Ok(());
+        }
+        netlink::sysctl(&format!("ipv6/conf/{link}/accept_dad"), "0")?;
+        netlink::sysctl(&format!("ipv6/conf/{link}/accept_ra"), "0")?;
+        if wants_v6 {
+            // Runtimes switch IPv6 off in namespaces they think have none.
+            netlink::sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "0")?;
+        }
+        Ok(())
+    }
+
+    /// In the node's namespace.
+    fn host_settings(&self) -> Result<(), netlink::Error> {
+        let link = &self.host_name;
+        // Loose: the pod's source addresses are checked by our own program, and replies may leave another way.
+        netlink::sysctl(&format!("ipv4/conf/{link}/rp_filter"), "2")?;
+        netlink::sysctl(&format!("ipv4/conf/{link}/forwarding"), "1")?;
+        netlink::sysctl(&format!("ipv4/conf/{link}/proxy_arp"), "0")?;
+        if self.ips.iter().any(IpAddr::is_ipv6) || has_ipv6(link) {
+            netlink::sysctl(&format!("ipv6/conf/{link}/accept_ra"), "0")?;
+            netlink::sysctl(&format!("ipv6/conf/{link}/forwarding"), "1")?;
+        }
+        Ok(())
+    }
+}
+
+/// The gateway of the family of `ip`.
+pub(crate) fn gateway(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => GATEWAY_V4.into(),
+        IpAddr::V6(_) => GATEWAY_V6.into(),
+    }
+}
+
+fn full(ip: IpAddr) -> IpNet {
+    ip.into()
+}
+
+fn everywhere(unspecified: IpAddr) -> IpNet {
+    // Zero is a prefix length of both families.
+    IpNet::new_assert(unspecified, 0)
+}
+
+/// Whether the kernel (of the calling thread's namespace) speaks IPv6 on the link at all.
+fn has_ipv6(link: &str) -> bool {
+    netlink::read_sysctl(&format!("ipv6/conf/{link}/disable_ipv6")).is_ok()
+}

@@ -1,0 +1,6 @@
+//! The real binary in namespaces of its own, against an agent that only keeps books. Needs root.
+
+mod conversation;
+mod support;
+mod undo;
+mod upkeep;
