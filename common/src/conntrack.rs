@@ -17,45 +17,43 @@ pub struct CtKey {
 
 const _: () = assert!(size_of::<CtKey>() == 40 && align_of::<CtKey>() == 4);
 
-/// Which end of a [`CtKey`].
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    Low,
-    High,
-}
-
 impl CtKey {
-    /// The key of a packet's connection, and the end that sent the packet.
+    pub const EMPTY: Self = Self {
+        low: Addr::UNSPECIFIED,
+        high: Addr::UNSPECIFIED,
+        low_port: Be16::new(0),
+        high_port: Be16::new(0),
+        protocol: 0,
+        zero: [0; 3],
+    };
+
+    /// Makes `self` the key of a packet's connection; true if the packet comes from the lower end.
+    ///
+    /// In place: the kernel side has its keys in a map, and little stack.
     #[inline(always)]
-    pub fn of_packet(
+    pub fn fill(
+        &mut self,
         source: &Addr,
         destination: &Addr,
         source_port: Be16,
         destination_port: Be16,
         protocol: u8,
-    ) -> (Self, End) {
-        if source_is_low(source, destination, source_port, destination_port) {
-            let key = Self {
-                low: *source,
-                high: *destination,
-                low_port: source_port,
-                high_port: destination_port,
-                protocol,
-                zero: [0; 3],
-            };
-            (key, End::Low)
+    ) -> bool {
+        self.protocol = protocol;
+        self.zero = [0; 3];
+        let from_low = source_is_low(source, destination, source_port, destination_port);
+        if from_low {
+            self.low = *source;
+            self.high = *destination;
+            self.low_port = source_port;
+            self.high_port = destination_port;
         } else {
-            let key = Self {
-                low: *destination,
-                high: *source,
-                low_port: destination_port,
-                high_port: source_port,
-                protocol,
-                zero: [0; 3],
-            };
-            (key, End::High)
+            self.low = *destination;
+            self.high = *source;
+            self.low_port = destination_port;
+            self.high_port = source_port;
         }
+        from_low
     }
 }
 
@@ -105,28 +103,10 @@ impl CtEntry {
     /// TCP said goodbye in both directions, or was reset: the entry only waits for stragglers.
     pub const CLOSED: u32 = 128;
 
+    /// The lower end began the connection.
     #[inline(always)]
-    pub fn initiator(&self) -> End {
-        if self.flags & Self::FROM_LOW != 0 { End::Low } else { End::High }
-    }
-
-    /// The interface of one end, 0 where it is no endpoint of this node.
-    #[inline(always)]
-    pub fn ifindex(&self, end: End) -> u32 {
-        match end {
-            End::Low => self.low_ifindex,
-            End::High => self.high_ifindex,
-        }
-    }
-}
-
-impl End {
-    #[inline(always)]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Low => Self::High,
-            Self::High => Self::Low,
-        }
+    pub fn is_from_low(&self) -> bool {
+        self.flags & Self::FROM_LOW != 0
     }
 }
 
@@ -164,13 +144,13 @@ pub fn lifetime_ns(protocol_number: u8, flags: u32) -> u64 {
     }
 }
 
-/// The flags of an entry after one more packet from `sender`.
+/// The flags of an entry after one more packet, from the lower end or the higher.
 ///
 /// A connection counts as closed when it was reset, or when both ends have sent FIN and the acknowledgement of the last
 /// one passes: that packet itself must still be let through as part of the connection.
 #[inline(always)]
-pub fn step(flags: u32, sender: End, protocol_number: u8, tcp_flags: u8) -> u32 {
-    let from_initiator = (flags & CtEntry::FROM_LOW != 0) == matches!(sender, End::Low);
+pub fn step(flags: u32, from_low: bool, protocol_number: u8, tcp_flags: u8) -> u32 {
+    let from_initiator = (flags & CtEntry::FROM_LOW != 0) == from_low;
     let mut next = flags;
     if !from_initiator {
         next |= CtEntry::REPLIED;
@@ -179,10 +159,7 @@ pub fn step(flags: u32, sender: End, protocol_number: u8, tcp_flags: u8) -> u32 
         if tcp_flags & tcp::RST != 0 {
             next |= CtEntry::RESET | CtEntry::CLOSED;
         } else if tcp_flags & tcp::FIN != 0 {
-            next |= match sender {
-                End::Low => CtEntry::FIN_FROM_LOW,
-                End::High => CtEntry::FIN_FROM_HIGH,
-            };
+            next |= if from_low { CtEntry::FIN_FROM_LOW } else { CtEntry::FIN_FROM_HIGH };
         } else if flags & CtEntry::FIN_FROM_LOW != 0 && flags & CtEntry::FIN_FROM_HIGH != 0 {
             next |= CtEntry::CLOSED;
         }
@@ -209,32 +186,33 @@ mod tests {
     #[test]
     fn both_directions_find_one_entry() {
         for (a, b) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00:1::"), ("10.0.0.1", "10.0.0.1")] {
-            let there = CtKey::of_packet(&addr(a), &addr(b), 40000.into(), 80.into(), protocol::TCP);
-            let back = CtKey::of_packet(&addr(b), &addr(a), 80.into(), 40000.into(), protocol::TCP);
-            assert_eq!(there.0, back.0);
-            assert_ne!(there.1, back.1);
+            let (mut there, mut back) = (CtKey::EMPTY, CtKey::EMPTY);
+            let low = there.fill(&addr(a), &addr(b), 40000.into(), 80.into(), protocol::TCP);
+            let high = back.fill(&addr(b), &addr(a), 80.into(), 40000.into(), protocol::TCP);
+            assert_eq!(there, back);
+            assert_ne!(low, high);
         }
     }
 
     #[test]
     fn a_connection_closes_with_the_acknowledgement_of_the_last_fin() {
         let mut flags = CtEntry::FROM_LOW;
-        for (sender, tcp_flags, closed) in [
-            (End::High, tcp::SYN | tcp::ACK, false),
-            (End::Low, tcp::ACK, false),
-            (End::Low, tcp::FIN | tcp::ACK, false),
-            (End::High, tcp::ACK, false),
-            (End::High, tcp::FIN | tcp::ACK, false),
-            (End::Low, tcp::ACK, true),
+        for (from_low, tcp_flags, closed) in [
+            (false, tcp::SYN | tcp::ACK, false),
+            (true, tcp::ACK, false),
+            (true, tcp::FIN | tcp::ACK, false),
+            (false, tcp::ACK, false),
+            (false, tcp::FIN | tcp::ACK, false),
+            (true, tcp::ACK, true),
         ] {
-            flags = step(flags, sender, protocol::TCP, tcp_flags);
-            assert_eq!(flags & CtEntry::CLOSED != 0, closed, "{sender:?} {tcp_flags:#x}");
+            flags = step(flags, from_low, protocol::TCP, tcp_flags);
+            assert_eq!(flags & CtEntry::CLOSED != 0, closed, "{from_low} {tcp_flags:#x}");
         }
     }
 
     #[test]
     fn only_a_packet_the_other_way_is_a_reply() {
-        assert_eq!(step(0, End::High, protocol::UDP, 0) & CtEntry::REPLIED, 0);
-        assert_eq!(step(0, End::Low, protocol::UDP, 0) & CtEntry::REPLIED, CtEntry::REPLIED);
+        assert_eq!(step(0, false, protocol::UDP, 0) & CtEntry::REPLIED, 0);
+        assert_eq!(step(0, true, protocol::UDP, 0) & CtEntry::REPLIED, CtEntry::REPLIED);
     }
 }

@@ -4,10 +4,10 @@ use crate::config::Config;
 use crate::conntrack::{CtEntry, CtKey};
 use crate::endpoint::EndpointRow;
 use crate::flow::FlowEvent;
+use crate::fragment::{FragmentKey, FragmentRow};
 use crate::id::{BackendSetId, ClassId, RuleId, RuleSetId};
 use crate::net::{Addr, Be16};
 use crate::rules::{RuleKey, RuleRow};
-use crate::fragment::{FragmentKey, FragmentRow};
 use crate::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
 use crate::verdict::counter::Cell;
 

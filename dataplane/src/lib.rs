@@ -1,1 +1,125 @@
-//! Placeholder.
+//! The sole owner of maps, programs, links and pins: copies [`policy::tables::Tables`] into the kernel and knows nothing
+//! of their meaning. The only crate that calls `aya`.
+
+mod attach;
+mod counters;
+mod error;
+mod flows;
+mod load;
+mod maps;
+mod pin;
+mod sweep;
+
+pub use counters::{CounterValue, MapFill};
+pub use error::Error;
+pub use flows::FlowReader;
+pub use load::{Capacities, Hook, Options};
+pub use sweep::SweepReport;
+
+use std::path::Path;
+
+use common::config::Config;
+use policy::tables::{MapOp, Tables};
+
+/// The datapath of one node.
+///
+/// Dropping it changes nothing in the kernel: everything is pinned.
+pub struct Dataplane {
+    ebpf: aya::Ebpf,
+    maps: maps::Maps,
+    pins: pin::Pins,
+    hook: Hook,
+    adopted: bool,
+    /// What the maps hold: read at the start, kept by `apply`.
+    tables: Tables,
+}
+
+impl Dataplane {
+    /// Loads programs and maps, or adopts the pinned maps of an earlier agent and replaces its programs in place.
+    pub fn open(options: &Options) -> Result<Self, Error> {
+        load::open(options)
+    }
+
+    /// Whether pins of an earlier agent were taken over.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// What the maps hold, without asking the kernel.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// What the maps hold, read from the kernel.
+    pub fn read(&self) -> Result<Tables, Error> {
+        self.maps.read()
+    }
+
+    /// Carries out a plan, in order, and counts a generation. A plan that does not fit is refused before its first write.
+    pub fn apply(&mut self, plan: &[MapOp]) -> Result<(), Error> {
+        if plan.is_empty() {
+            return Ok(());
+        }
+        self.maps.check_fit(&self.tables, plan)?;
+        for op in plan {
+            self.maps.write(op)?;
+            maps::record(&mut self.tables, op);
+        }
+        self.maps.count_generation()
+    }
+
+    /// Epoch, generation and flags as the programs see them.
+    pub fn config(&self) -> Result<Config, Error> {
+        self.maps.config()
+    }
+
+    /// Attaches the programs to the host's side of a pod's veth pair.
+    pub fn attach_endpoint(&mut self, ifindex: u32) -> Result<(), Error> {
+        attach::endpoint(self, ifindex)
+    }
+
+    /// Takes the programs off again; nothing there is fine.
+    pub fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error> {
+        attach::detach_endpoint(self, ifindex)
+    }
+
+    /// Whether both programs are attached to this interface now, by the kernel's own account.
+    pub fn endpoint_attached(&self, ifindex: u32) -> Result<bool, Error> {
+        attach::endpoint_attached(self, ifindex)
+    }
+
+    /// The interfaces that have our programs.
+    pub fn attached_endpoints(&self) -> Result<Vec<u32>, Error> {
+        attach::attached_endpoints(self)
+    }
+
+    /// Attaches `from_net` to an underlay device.
+    pub fn attach_underlay(&mut self, ifindex: u32) -> Result<(), Error> {
+        attach::underlay(self, ifindex)
+    }
+
+    /// Translates Services at connect time for the sockets of this cgroup and those below it.
+    pub fn attach_cgroup(&mut self, cgroup: &Path) -> Result<(), Error> {
+        attach::cgroup(self, cgroup)
+    }
+
+    /// The one reader of flow events. A second call opens a second reader, which competes with the first.
+    pub fn flows(&mut self) -> Result<FlowReader, Error> {
+        FlowReader::open(&self.pins)
+    }
+
+    /// Packets and bytes by reason, summed over the CPUs; reasons never seen are left out.
+    pub fn counters(&self) -> Result<Vec<CounterValue>, Error> {
+        counters::read(&self.maps)
+    }
+
+    /// How full each map is.
+    pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
+        Ok(counters::fill(&self.maps, &self.tables))
+    }
+
+    /// Forgets expired connections.
+    pub fn sweep(&mut self) -> Result<SweepReport, Error> {
+        sweep::expired(&mut self.maps)
+    }
+}

@@ -1,2 +1,112 @@
-//! Placeholder.
+//! The kernel programs. This file holds doorways only: one parse, one decision, one report each.
+//!
+//! Programs are named for the pod's side: tc *ingress* on the host's side of a veth pair is what comes *from* the pod.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+mod connections;
+mod decide;
+mod discovery;
+mod fragments;
+mod judge;
+mod maps;
+mod packet;
+mod related;
+mod report;
+mod route;
+mod services;
+mod sighting;
+mod verdict;
+
+use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
+use common::net::protocol;
+
+use crate::sighting::{Hook, Sighting};
+
+/// tcx ingress of the host's side of a pod's veth pair.
+#[classifier]
+pub(crate) fn from_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::FromPod)
+}
+
+/// tcx egress of the host's side: what the host's stack delivers.
+#[classifier]
+pub(crate) fn to_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::ToPod)
+}
+
+/// tcx ingress of the underlay device.
+#[classifier]
+pub(crate) fn from_net(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::FromNet)
+}
+
+#[inline(always)]
+fn run(ctx: &TcContext, hook: Hook) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(sighting) = Sighting::begin(skb, hook) else { return TC_ACT_SHOT as i32 };
+    let verdict = match packet::parse(skb, &mut sighting.packet) {
+        packet::PARSED => decide::decide(skb, sighting),
+        packet::MALFORMED => decide::malformed(hook),
+        ethertype => decide::not_ip(ethertype, hook),
+    };
+    report::count(verdict.reason(), sighting.bytes);
+    verdict.carry_out(skb, &sighting.packet)
+}
+
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
+    services::connect(&ctx, services::Family::V4)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
+    services::connect(&ctx, services::Family::V6)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    services::send(&ctx, services::Family::V4, protocol::UDP)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    services::send(&ctx, services::Family::V6, protocol::UDP)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    services::restore(&ctx, services::Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    services::restore(&ctx, services::Family::V6)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
+    services::restore(&ctx, services::Family::V4)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
+    services::restore(&ctx, services::Family::V6)
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The verifier and the kernel want to know that GPL-only helpers may be called.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The crate is a kernel object; for the host it only type-checks.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

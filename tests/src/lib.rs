@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The fixtures of the tests that need a kernel and root. What lacks root fails with a sentence; nothing skips itself.
+
+pub mod bpffs;

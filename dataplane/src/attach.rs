@@ -1,0 +1,206 @@
+//! Hooks: the only place where tc's own words appear. A pod's *egress* is tc *ingress* of the host's side.
+//!
+//! tcx links are pinned and replaced in place (`bpf_link_update`): there is no instant without a program. Where the kernel
+//! lacks tcx, clsact filters with one handle and priority serve, likewise replaced in place; they need no pin, since a
+//! filter lives as long as its interface.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{CgroupAttachMode, Link, LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+
+use crate::Dataplane;
+use crate::error::Error;
+use crate::load::{CGROUP_PROGRAMS, Hook, TC_PROGRAMS, classifier, kernel_at_least, sock_addr};
+use crate::pin::Pins;
+
+const CLSACT_PRIORITY: u16 = 1;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+fn hook_of(program: &str) -> TcAttachType {
+    if program == "to_pod" { TcAttachType::Egress } else { TcAttachType::Ingress }
+}
+
+pub(crate) fn endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
+    attach(dataplane, "from_pod", ifindex)?;
+    attach(dataplane, "to_pod", ifindex)
+}
+
+pub(crate) fn underlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
+    attach(dataplane, "from_net", ifindex)
+}
+
+pub(crate) fn detach_endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
+    for program in ["from_pod", "to_pod"] {
+        Pins::remove(&dataplane.pins.link(program, ifindex))?;
+        if !uses_tcx(dataplane.hook)
+            && let Ok(interface) = interface_name(ifindex)
+        {
+            // Without the interface there is no filter either.
+            detach_clsact(program, &interface);
+        }
+    }
+    Ok(())
+}
+
+/// By the kernel's own account, not ours: somebody may have taken a program off.
+pub(crate) fn endpoint_attached(dataplane: &Dataplane, ifindex: u32) -> Result<bool, Error> {
+    let interface = interface_name(ifindex)?;
+    if !uses_tcx(dataplane.hook) {
+        return Ok(true);
+    }
+    for program in ["from_pod", "to_pod"] {
+        let (_, attached) = SchedClassifier::query_tcx(&interface, hook_of(program)).map_err(|source| {
+            Error::Attach { program: "query", target: interface.clone(), source: Box::new(source) }
+        })?;
+        if !attached.iter().any(|info| info.name_as_str() == Some(program)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Puts the programs just loaded in the place of those that an earlier agent left attached.
+pub(crate) fn replace_programs(dataplane: &mut Dataplane) -> Result<(), Error> {
+    if !uses_tcx(dataplane.hook) {
+        for ifindex in endpoint_rows(dataplane) {
+            if interface_name(ifindex).is_ok() {
+                endpoint(dataplane, ifindex)?;
+            }
+        }
+        return Ok(());
+    }
+    for (program, ifindex) in dataplane.pins.interface_links()? {
+        let Some(program) = TC_PROGRAMS.into_iter().find(|name| *name == program) else { continue };
+        if interface_name(ifindex).is_err() {
+            Pins::remove(&dataplane.pins.link(program, ifindex))?;
+            continue;
+        }
+        attach(dataplane, program, ifindex)?;
+    }
+    Ok(())
+}
+
+/// Attaches, or replaces what is attached.
+fn attach(dataplane: &mut Dataplane, program: &'static str, ifindex: u32) -> Result<(), Error> {
+    let interface = interface_name(ifindex)?;
+    if uses_tcx(dataplane.hook) {
+        attach_tcx(dataplane, program, ifindex, &interface)
+    } else {
+        attach_clsact(dataplane, program, &interface)
+    }
+}
+
+fn attach_tcx(
+    dataplane: &mut Dataplane,
+    program: &'static str,
+    ifindex: u32,
+    interface: &str,
+) -> Result<(), Error> {
+    let path = dataplane.pins.link(program, ifindex);
+    let failed = |source| Error::Attach { program, target: interface.to_owned(), source: Box::new(source) };
+    let loaded = classifier(&mut dataplane.ebpf, program)?;
+    if path.exists() {
+        let pinned =
+            PinnedLink::from_pin(&path).map_err(|source| Error::Link { path: path.clone(), source })?;
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned))
+            .map_err(|source| Error::Link { path: path.clone(), source })?;
+        match loaded.attach_to_link(link) {
+            Ok(id) => {
+                // The pin keeps the link; our own handle on it would end with us.
+                drop(loaded.take_link(id).map_err(failed)?);
+                return Ok(());
+            }
+            // The interface that the link was for is gone, and its number came back.
+            Err(_) => Pins::remove(&path)?,
+        }
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = loaded.attach_with_options(interface, hook_of(program), options).map_err(failed)?;
+    let link = loaded.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|source| Error::Link { path: path.clone(), source })?;
+    link.pin(&path).map_err(|source| Error::Pin { path, source: Box::new(source) })?;
+    Ok(())
+}
+
+fn attach_clsact(dataplane: &mut Dataplane, program: &'static str, interface: &str) -> Result<(), Error> {
+    let failed = |source| Error::Attach { program, target: interface.to_owned(), source: Box::new(source) };
+    // "Already there" is the usual answer for the second program; a real failure shows in the attach below.
+    if let Err(error) = qdisc_add_clsact(interface) {
+        tracing::trace!(interface, %error, "clsact");
+    }
+    let loaded = classifier(&mut dataplane.ebpf, program)?;
+    let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
+    let existing =
+        SchedClassifierLink::attached(interface, hook_of(program), CLSACT_PRIORITY, CLSACT_HANDLE, None)
+            .map_err(|source| failed(ProgramError::IOError(source)))?;
+    let id = match loaded.attach_to_link(existing) {
+        Ok(id) => id,
+        Err(_) => loaded
+            .attach_with_options(interface, hook_of(program), TcAttachOptions::Netlink(options))
+            .map_err(failed)?,
+    };
+    // Dropping the link would take the filter off; the filter is to outlive us.
+    std::mem::forget(loaded.take_link(id).map_err(failed)?);
+    Ok(())
+}
+
+fn detach_clsact(program: &'static str, interface: &str) {
+    let detached =
+        SchedClassifierLink::attached(interface, hook_of(program), CLSACT_PRIORITY, CLSACT_HANDLE, None)
+            .map_err(ProgramError::IOError)
+            .and_then(Link::detach);
+    // Taking off what is not there is no error, and the interface is about to go.
+    if let Err(error) = detached {
+        tracing::debug!(program, interface, %error, "no filter to take off");
+    }
+}
+
+/// The interfaces that rows name: how endpoints are found where there are no pinned links.
+fn endpoint_rows(dataplane: &Dataplane) -> BTreeSet<u32> {
+    dataplane.tables.endpoints.values().map(|row| row.ifindex).collect()
+}
+
+pub(crate) fn attached_endpoints(dataplane: &Dataplane) -> Result<Vec<u32>, Error> {
+    if uses_tcx(dataplane.hook) {
+        return dataplane.pins.endpoints();
+    }
+    Ok(endpoint_rows(dataplane).into_iter().filter(|ifindex| interface_name(*ifindex).is_ok()).collect())
+}
+
+pub(crate) fn cgroup(dataplane: &mut Dataplane, cgroup: &Path) -> Result<(), Error> {
+    let folder = File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.to_owned(), source })?;
+    for program in CGROUP_PROGRAMS {
+        let failed = |source| Error::Attach {
+            program,
+            target: cgroup.display().to_string(),
+            source: Box::new(source),
+        };
+        let path = dataplane.pins.cgroup_link(program);
+        let loaded = sock_addr(&mut dataplane.ebpf, program)?;
+        let id = loaded.attach(&folder, CgroupAttachMode::AllowMultiple).map_err(failed)?;
+        let link = loaded.take_link(id).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|source| Error::Link { path: path.clone(), source })?;
+        // For an instant the old and the new program both run: the second finds an address already translated.
+        Pins::remove(&path)?;
+        link.pin(&path).map_err(|source| Error::Pin { path, source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
+fn uses_tcx(hook: Hook) -> bool {
+    match hook {
+        Hook::Auto => kernel_at_least(6, 6),
+        Hook::Tcx => true,
+        Hook::Clsact => false,
+    }
+}
+
+fn interface_name(ifindex: u32) -> Result<String, Error> {
+    nix::net::if_::if_indextoname(ifindex)
+        .map(|name| name.to_string_lossy().into_owned())
+        .map_err(|_| Error::NoInterface { ifindex })
+}

@@ -1,0 +1,87 @@
+//! What can go wrong, by operation and object.
+
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::pin::PinError;
+use aya::programs::ProgramError;
+use aya::programs::links::LinkError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("make folder `{}`: it must lie on a bpffs (mount -t bpf bpf DIR)", path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("`{}` is not on a bpffs: mount one there (mount -t bpf bpf DIR)", path.display())]
+    NotBpffs { path: PathBuf },
+    #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux): it must be built with CONFIG_DEBUG_INFO_BTF")]
+    NoBtf,
+    #[error(
+        "pins in `{}` have layout {found}, this agent needs layout {wanted}: remove them or run the agent that made them",
+        path.display()
+    )]
+    Layout { path: PathBuf, found: String, wanted: u32 },
+    #[error("load the kernel programs")]
+    LoadObject(#[source] Box<EbpfError>),
+    #[error("load program `{program}`")]
+    Load {
+        program: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("attach program `{program}` to `{target}`")]
+    Attach {
+        program: &'static str,
+        target: String,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("take over link `{}`", path.display())]
+    Link {
+        path: PathBuf,
+        #[source]
+        source: LinkError,
+    },
+    #[error("pin link `{}`", path.display())]
+    Pin {
+        path: PathBuf,
+        #[source]
+        source: Box<PinError>,
+    },
+    #[error("open cgroup `{}`", path.display())]
+    Cgroup {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{operation} map `{map}`")]
+    Map {
+        operation: &'static str,
+        map: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error("map `{map}` is too small: the plan needs {wanted} of {capacity} rows; nothing was written")]
+    Full { map: &'static str, wanted: usize, capacity: usize },
+    #[error("interface {ifindex} is gone")]
+    NoInterface { ifindex: u32 },
+    #[error("read flow events")]
+    Flows(#[source] std::io::Error),
+    #[error("the object lacks {kind} `{name}`: rebuild")]
+    Missing { kind: &'static str, name: &'static str },
+}
+
+impl Error {
+    pub(crate) fn map(operation: &'static str, map: &'static str) -> impl FnOnce(MapError) -> Self {
+        move |source| Self::Map { operation, map, source: Box::new(source) }
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything here.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Map { .. } | Self::Full { .. } | Self::Flows(_))
+    }
+}

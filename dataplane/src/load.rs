@@ -1,0 +1,96 @@
+//! Loading: new pins, or those of an earlier agent with its programs replaced in place.
+
+use std::path::{Path, PathBuf};
+
+use aya::programs::{CgroupSockAddr, SchedClassifier};
+use aya::{EbpfLoader, include_bytes_aligned};
+use common::maps as names;
+
+use crate::Dataplane;
+use crate::attach;
+use crate::error::Error;
+use crate::maps::Maps;
+use crate::pin::Pins;
+
+/// How programs are attached to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hook {
+    /// tcx where the kernel has it (6.6), else clsact.
+    #[default]
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+/// Sizes that differ from those of `common::maps`; for tests of what happens when they are reached.
+#[derive(Clone, Debug, Default)]
+pub struct Capacities(pub Vec<(&'static str, u32)>);
+
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A folder on a bpffs, this agent's own.
+    pub pins: PathBuf,
+    pub capacities: Capacities,
+    pub hook: Hook,
+}
+
+pub(crate) const TC_PROGRAMS: [&str; 3] = ["from_pod", "to_pod", "from_net"];
+pub(crate) const CGROUP_PROGRAMS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+
+pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(Error::NoBtf);
+    }
+    let pins = Pins::open(&options.pins)?;
+    let adopted = pins.map(names::CONFIG).exists();
+    let maps_folder = pins.maps();
+    let has_set_retval = u32::from(kernel_at_least(5, 18));
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&maps_folder).override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    for (map, entries) in &options.capacities.0 {
+        loader.map_max_entries(map, *entries);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| Error::LoadObject(Box::new(error)))?;
+    for name in TC_PROGRAMS {
+        classifier(&mut ebpf, name)?
+            .load()
+            .map_err(|source| Error::Load { program: name, source: Box::new(source) })?;
+    }
+    for name in CGROUP_PROGRAMS {
+        sock_addr(&mut ebpf, name)?
+            .load()
+            .map_err(|source| Error::Load { program: name, source: Box::new(source) })?;
+    }
+    let maps = Maps::take(&mut ebpf, &pins)?;
+    let tables = if adopted { maps.read()? } else { policy::tables::Tables::default() };
+    let mut dataplane = Dataplane { ebpf, maps, pins, hook: options.hook, adopted, tables };
+    attach::replace_programs(&mut dataplane)?;
+    Ok(dataplane)
+}
+
+pub(crate) fn classifier<'a>(
+    ebpf: &'a mut aya::Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing { kind: "program", name })?;
+    program.try_into().map_err(|source| Error::Load { program: name, source: Box::new(source) })
+}
+
+pub(crate) fn sock_addr<'a>(
+    ebpf: &'a mut aya::Ebpf,
+    name: &'static str,
+) -> Result<&'a mut CgroupSockAddr, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing { kind: "program", name })?;
+    program.try_into().map_err(|source| Error::Load { program: name, source: Box::new(source) })
+}
+
+/// Whether the running kernel is of this release or a later one; a release we cannot read counts as old.
+pub(crate) fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+}

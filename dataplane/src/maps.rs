@@ -1,0 +1,244 @@
+//! Typed handles over `common`'s keys, one write for each [`MapOp`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
+use common::config::Config;
+use common::conntrack::{CtEntry, CtKey};
+use common::endpoint::EndpointRow;
+use common::id::ClassId;
+use common::maps as names;
+use common::net::Addr;
+use common::rules::{RuleKey, RuleRow};
+use common::service::{BackendKey, BackendRow, ServiceKey, ServiceRow};
+use common::verdict::counter::Cell;
+use policy::tables::{Cidr, MapOp, RulePrefix, Tables};
+
+use crate::error::Error;
+use crate::pin::Pins;
+
+pub(crate) struct Maps {
+    pub(crate) config: Array<MapData, Config>,
+    pub(crate) endpoints: HashMap<MapData, Addr, EndpointRow>,
+    pub(crate) peers: HashMap<MapData, Addr, ClassId>,
+    pub(crate) cidrs: LpmTrie<MapData, Addr, ClassId>,
+    pub(crate) rules: LpmTrie<MapData, RuleKey, RuleRow>,
+    pub(crate) services: HashMap<MapData, ServiceKey, ServiceRow>,
+    pub(crate) backends: HashMap<MapData, BackendKey, BackendRow>,
+    pub(crate) ct: HashMap<MapData, CtKey, CtEntry>,
+    pub(crate) counters: PerCpuArray<MapData, Cell>,
+    /// Rows that each map has room for: the pins' own, which may be older than our constants.
+    capacities: BTreeMap<&'static str, usize>,
+}
+
+/// The maps whose rows are planned, and conntrack.
+const SIZED: [&str; 7] =
+    [names::ENDPOINTS, names::PEERS, names::CIDRS, names::RULES, names::SERVICES, names::BACKENDS, names::CT];
+
+macro_rules! take {
+    ($ebpf:expr, $name:expr) => {
+        $ebpf
+            .take_map($name)
+            .ok_or(Error::Missing { kind: "map", name: $name })?
+            .try_into()
+            .map_err(Error::map("open", $name))?
+    };
+}
+
+impl Maps {
+    pub(crate) fn take(ebpf: &mut aya::Ebpf, pins: &Pins) -> Result<Self, Error> {
+        let mut capacities = BTreeMap::new();
+        for name in SIZED {
+            let info = MapInfo::from_pin(pins.map(name)).map_err(Error::map("ask about", name))?;
+            capacities.insert(name, info.max_entries() as usize);
+        }
+        Ok(Self {
+            capacities,
+            config: take!(ebpf, names::CONFIG),
+            endpoints: take!(ebpf, names::ENDPOINTS),
+            peers: take!(ebpf, names::PEERS),
+            cidrs: take!(ebpf, names::CIDRS),
+            rules: take!(ebpf, names::RULES),
+            services: take!(ebpf, names::SERVICES),
+            backends: take!(ebpf, names::BACKENDS),
+            ct: take!(ebpf, names::CT),
+            counters: take!(ebpf, names::COUNTERS),
+        })
+    }
+
+    pub(crate) fn capacity(&self, map: &'static str) -> usize {
+        self.capacities.get(map).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn read(&self) -> Result<Tables, Error> {
+        let mut tables = Tables::default();
+        for row in self.endpoints.iter() {
+            tables.endpoints.extend([row.map_err(Error::map("read", names::ENDPOINTS))?]);
+        }
+        for row in self.peers.iter() {
+            tables.peers.extend([row.map_err(Error::map("read", names::PEERS))?]);
+        }
+        for row in self.cidrs.iter() {
+            let (key, class) = row.map_err(Error::map("read", names::CIDRS))?;
+            tables.cidrs.insert(Cidr { addr: key.data(), bits: key.prefix_len() }, class);
+        }
+        for row in self.rules.iter() {
+            let (key, rule) = row.map_err(Error::map("read", names::RULES))?;
+            tables.rules.insert(RulePrefix { key: key.data(), bits: key.prefix_len() }, rule);
+        }
+        for row in self.services.iter() {
+            tables.services.extend([row.map_err(Error::map("read", names::SERVICES))?]);
+        }
+        for row in self.backends.iter() {
+            tables.backends.extend([row.map_err(Error::map("read", names::BACKENDS))?]);
+        }
+        Ok(tables)
+    }
+
+    pub(crate) fn write(&mut self, op: &MapOp) -> Result<(), Error> {
+        match *op {
+            MapOp::PutEndpoint(addr, row) => {
+                self.endpoints.insert(addr, row, 0).map_err(Error::map("write", names::ENDPOINTS))
+            }
+            MapOp::RemoveEndpoint(addr) => removed(self.endpoints.remove(&addr), names::ENDPOINTS),
+            MapOp::PutPeer(addr, class) => {
+                self.peers.insert(addr, class, 0).map_err(Error::map("write", names::PEERS))
+            }
+            MapOp::RemovePeer(addr) => removed(self.peers.remove(&addr), names::PEERS),
+            MapOp::PutCidr(cidr, class) => {
+                self.cidrs.insert(&cidr_key(cidr), class, 0).map_err(Error::map("write", names::CIDRS))
+            }
+            MapOp::RemoveCidr(cidr) => removed(self.cidrs.remove(&cidr_key(cidr)), names::CIDRS),
+            MapOp::PutRule(prefix, row) => {
+                self.rules.insert(&rule_key(prefix), row, 0).map_err(Error::map("write", names::RULES))
+            }
+            MapOp::RemoveRule(prefix) => removed(self.rules.remove(&rule_key(prefix)), names::RULES),
+            MapOp::PutService(key, row) => {
+                self.services.insert(key, row, 0).map_err(Error::map("write", names::SERVICES))
+            }
+            MapOp::RemoveService(key) => removed(self.services.remove(&key), names::SERVICES),
+            MapOp::PutBackend(key, row) => {
+                self.backends.insert(key, row, 0).map_err(Error::map("write", names::BACKENDS))
+            }
+            MapOp::RemoveBackend(key) => removed(self.backends.remove(&key), names::BACKENDS),
+            MapOp::AdvanceEpoch => self.update_config(|config| config.epoch = config.epoch.wrapping_add(1)),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        self.config.get(&0, 0).map_err(Error::map("read", names::CONFIG))
+    }
+
+    pub(crate) fn count_generation(&mut self) -> Result<(), Error> {
+        self.update_config(|config| config.generation += 1)
+    }
+
+    /// The programs write two time stamps of this row, which may be lost here: they only space out wake-ups and sweeps.
+    fn update_config(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), Error> {
+        let mut config = self.config()?;
+        change(&mut config);
+        self.config.set(0, config, 0).map_err(Error::map("write", names::CONFIG))
+    }
+
+    /// Refuses a plan that would not fit at any point of its way.
+    pub(crate) fn check_fit(&self, tables: &Tables, plan: &[MapOp]) -> Result<(), Error> {
+        let mut endpoints = Fit::new(names::ENDPOINTS, tables.endpoints.len());
+        let mut peers = Fit::new(names::PEERS, tables.peers.len());
+        let mut cidrs = Fit::new(names::CIDRS, tables.cidrs.len());
+        let mut rules = Fit::new(names::RULES, tables.rules.len());
+        let mut services = Fit::new(names::SERVICES, tables.services.len());
+        let mut backends = Fit::new(names::BACKENDS, tables.backends.len());
+        for op in plan {
+            match op {
+                MapOp::PutEndpoint(key, _) => endpoints.put(*key, tables.endpoints.contains_key(key)),
+                MapOp::RemoveEndpoint(_) => endpoints.remove(),
+                MapOp::PutPeer(key, _) => peers.put(*key, tables.peers.contains_key(key)),
+                MapOp::RemovePeer(_) => peers.remove(),
+                MapOp::PutCidr(key, _) => cidrs.put(*key, tables.cidrs.contains_key(key)),
+                MapOp::RemoveCidr(_) => cidrs.remove(),
+                MapOp::PutRule(key, _) => rules.put(*key, tables.rules.contains_key(key)),
+                MapOp::RemoveRule(_) => rules.remove(),
+                MapOp::PutService(key, _) => services.put(*key, tables.services.contains_key(key)),
+                MapOp::RemoveService(_) => services.remove(),
+                MapOp::PutBackend(key, _) => backends.put(*key, tables.backends.contains_key(key)),
+                MapOp::RemoveBackend(_) => backends.remove(),
+                MapOp::AdvanceEpoch => {}
+            }
+        }
+        endpoints.check(self.capacity(names::ENDPOINTS))?;
+        peers.check(self.capacity(names::PEERS))?;
+        cidrs.check(self.capacity(names::CIDRS))?;
+        rules.check(self.capacity(names::RULES))?;
+        services.check(self.capacity(names::SERVICES))?;
+        backends.check(self.capacity(names::BACKENDS))
+    }
+}
+
+/// The highest number of rows that a map reaches on the way through a plan.
+struct Fit<K> {
+    map: &'static str,
+    rows: usize,
+    highest: usize,
+    added: BTreeSet<K>,
+}
+
+impl<K: Ord> Fit<K> {
+    fn new(map: &'static str, rows: usize) -> Self {
+        Self { map, rows, highest: rows, added: BTreeSet::new() }
+    }
+
+    fn put(&mut self, key: K, is_there: bool) {
+        if !is_there && self.added.insert(key) {
+            self.rows += 1;
+            self.highest = self.highest.max(self.rows);
+        }
+    }
+
+    fn remove(&mut self) {
+        self.rows = self.rows.saturating_sub(1);
+    }
+
+    fn check(&self, capacity: usize) -> Result<(), Error> {
+        if self.highest > capacity {
+            return Err(Error::Full { map: self.map, wanted: self.highest, capacity });
+        }
+        Ok(())
+    }
+}
+
+/// One write, in our copy of the tables.
+pub(crate) fn record(tables: &mut Tables, op: &MapOp) {
+    match *op {
+        MapOp::PutEndpoint(key, row) => drop(tables.endpoints.insert(key, row)),
+        MapOp::RemoveEndpoint(key) => drop(tables.endpoints.remove(&key)),
+        MapOp::PutPeer(key, row) => drop(tables.peers.insert(key, row)),
+        MapOp::RemovePeer(key) => drop(tables.peers.remove(&key)),
+        MapOp::PutCidr(key, row) => drop(tables.cidrs.insert(key, row)),
+        MapOp::RemoveCidr(key) => drop(tables.cidrs.remove(&key)),
+        MapOp::PutRule(key, row) => drop(tables.rules.insert(key, row)),
+        MapOp::RemoveRule(key) => drop(tables.rules.remove(&key)),
+        MapOp::PutService(key, row) => drop(tables.services.insert(key, row)),
+        MapOp::RemoveService(key) => drop(tables.services.remove(&key)),
+        MapOp::PutBackend(key, row) => drop(tables.backends.insert(key, row)),
+        MapOp::RemoveBackend(key) => drop(tables.backends.remove(&key)),
+        MapOp::AdvanceEpoch => {}
+    }
+}
+
+/// A row that is already gone is as good as removed.
+fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other.map_err(Error::map("remove from", map)),
+    }
+}
+
+fn cidr_key(cidr: Cidr) -> Key<Addr> {
+    Key::new(cidr.bits, cidr.addr)
+}
+
+fn rule_key(prefix: RulePrefix) -> Key<RuleKey> {
+    Key::new(prefix.bits, prefix.key)
+}

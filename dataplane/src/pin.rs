@@ -1,0 +1,99 @@
+//! Every bpffs path, in one place: `PINS/layout-N/{maps,links}`.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use common::maps::LAYOUT_VERSION;
+
+use crate::error::Error;
+
+pub(crate) struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folders. Refuses a folder that is on no bpffs, and pins of another layout.
+    pub(crate) fn open(parent: &Path) -> Result<Self, Error> {
+        make(parent)?;
+        let statfs = nix::sys::statfs::statfs(parent)
+            .map_err(|errno| Error::Folder { path: parent.to_owned(), source: errno.into() })?;
+        if statfs.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
+            return Err(Error::NotBpffs { path: parent.to_owned() });
+        }
+        let ours = format!("layout-{LAYOUT_VERSION}");
+        for name in names(parent)? {
+            if name.starts_with("layout-") && name != ours {
+                let found = name.trim_start_matches("layout-").to_owned();
+                return Err(Error::Layout { path: parent.to_owned(), found, wanted: LAYOUT_VERSION });
+            }
+        }
+        let pins = Self { root: parent.join(ours) };
+        make(&pins.maps())?;
+        make(&pins.links())?;
+        Ok(pins)
+    }
+
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// The link of a program on an interface.
+    pub(crate) fn link(&self, program: &str, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{program}-{ifindex}"))
+    }
+
+    /// The link of a cgroup program.
+    pub(crate) fn cgroup_link(&self, program: &str) -> PathBuf {
+        self.links().join(program)
+    }
+
+    /// Every pinned link of a program on an interface.
+    pub(crate) fn interface_links(&self) -> Result<Vec<(String, u32)>, Error> {
+        let parse = |name: String| {
+            let (program, ifindex) = name.rsplit_once('-')?;
+            Some((program.to_owned(), ifindex.parse().ok()?))
+        };
+        Ok(names(&self.links())?.into_iter().filter_map(parse).collect())
+    }
+
+    pub(crate) fn endpoints(&self) -> Result<Vec<u32>, Error> {
+        let links = self.interface_links()?;
+        Ok(links
+            .into_iter()
+            .filter(|(program, _)| program == "from_pod")
+            .map(|(_, ifindex)| ifindex)
+            .collect())
+    }
+
+    /// Removes a pin; a pin that is not there is fine.
+    pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(Error::Folder { path: path.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn make(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(|source| Error::Folder { path: path.to_owned(), source })
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| Error::Folder { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}

@@ -1,0 +1,81 @@
+//! Conntrack: finding, stepping and making entries around the pure steps of `common::conntrack`.
+//!
+//! Two tables. `CT_HALF`, an LRU, holds connections that have not seen a reply, and those that have said goodbye; a
+//! flood of SYNs evicts only its like. `CT` holds live connections and evicts nobody: when it is full, new connections
+//! are dropped. An entry moves into `CT` with its first reply and out of it with its last packet; its copy in `CT_HALF`
+//! is left to age meanwhile, since every lookup asks `CT` first.
+
+use common::conntrack::{CtEntry, CtKey, lifetime_ns, step};
+use common::verdict::DropReason;
+
+use crate::maps::{CT, CT_HALF};
+use crate::sighting::Sighting;
+
+/// Entries are written back only when their lifetime moves by at least this much: most packets write nothing.
+const TOUCH_NS: u64 = 1_000_000_000;
+
+/// The live entry of a connection.
+#[inline(always)]
+pub(crate) fn find(key: &CtKey, now_ns: u64) -> Option<*mut CtEntry> {
+    let entry = match CT.get_ptr_mut(key) {
+        Some(entry) => entry,
+        None => CT_HALF.get_ptr_mut(key)?,
+    };
+    // SAFETY: entries are freed only after an RCU grace period; a concurrent writer is another packet of the same
+    // connection and writes the same kind of values.
+    if unsafe { (*entry).expires_ns } < now_ns { None } else { Some(entry) }
+}
+
+/// One more packet of a connection, whose entry is `entry`.
+#[inline(always)]
+pub(crate) fn touch(sighting: &mut Sighting, entry: *mut CtEntry) -> Result<(), DropReason> {
+    let protocol = sighting.packet.protocol;
+    // SAFETY: as in `find`.
+    let (flags, expires_ns) = unsafe { ((*entry).flags, (*entry).expires_ns) };
+    let next = step(flags, sighting.from_low != 0, protocol, sighting.packet.tcp_flags);
+    let next_expires_ns = sighting.now_ns + lifetime_ns(protocol, next);
+    if next == flags {
+        if next_expires_ns > expires_ns + TOUCH_NS {
+            // SAFETY: as in `find`.
+            unsafe { (*entry).expires_ns = next_expires_ns };
+        }
+        return Ok(());
+    }
+    // SAFETY: as in `find`.
+    unsafe {
+        (*entry).flags = next;
+        (*entry).expires_ns = next_expires_ns;
+        sighting.entry = *entry;
+    }
+    change(sighting, flags ^ next)
+}
+
+/// The entry changed its state: it may have to move to the other table.
+#[inline(never)]
+fn change(sighting: &Sighting, changed: u32) -> Result<(), DropReason> {
+    let moved = if changed & CtEntry::CLOSED != 0 {
+        // Out of `CT`: what still comes finds the entry in `CT_HALF`.
+        let kept = CT_HALF.insert(&sighting.key, &sighting.entry, 0);
+        let _absent = CT.remove(&sighting.key);
+        kept
+    } else if changed & CtEntry::REPLIED != 0 {
+        CT.insert(&sighting.key, &sighting.entry, 0)
+    } else {
+        Ok(())
+    };
+    moved.map_err(|_| DropReason::CtFull)
+}
+
+/// Tracks a connection from its first packet on: `sighting.entry`.
+#[inline(always)]
+pub(crate) fn begin(sighting: &Sighting) -> Result<(), DropReason> {
+    // A SYN that starts anew on a tuple still in `CT`: the old connection is over.
+    let _absent = CT.remove(&sighting.key);
+    CT_HALF.insert(&sighting.key, &sighting.entry, 0).map_err(|_| DropReason::CtFull)
+}
+
+#[inline(always)]
+pub(crate) fn forget(key: &CtKey) {
+    let _absent = CT.remove(key);
+    let _absent = CT_HALF.remove(key);
+}

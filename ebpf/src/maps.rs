@@ -1,0 +1,60 @@
+//! Every map, and nothing else. What the rows mean stands in `common`.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use common::config::Config;
+use common::conntrack::{CtEntry, CtKey};
+use common::endpoint::EndpointRow;
+use common::fragment::{FragmentKey, FragmentRow};
+use common::id::ClassId;
+use common::maps as sizes;
+use common::net::Addr;
+use common::rules::{RuleKey, RuleRow};
+use common::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
+use common::verdict::counter;
+
+use crate::sighting::Sighting;
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
+
+// Tables grow with what they hold: a node with ten pods does not pay for a thousand.
+#[map]
+pub(crate) static ENDPOINTS: HashMap<Addr, EndpointRow> =
+    HashMap::pinned(sizes::ENDPOINTS_CAPACITY, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static PEERS: HashMap<Addr, ClassId> = HashMap::pinned(sizes::PEERS_CAPACITY, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static CIDRS: LpmTrie<Addr, ClassId> = LpmTrie::pinned(sizes::CIDRS_CAPACITY, 0);
+#[map]
+pub(crate) static RULES: LpmTrie<RuleKey, RuleRow> = LpmTrie::pinned(sizes::RULES_CAPACITY, 0);
+#[map]
+pub(crate) static SERVICES: HashMap<ServiceKey, ServiceRow> =
+    HashMap::pinned(sizes::SERVICES_CAPACITY, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static BACKENDS: HashMap<BackendKey, BackendRow> =
+    HashMap::pinned(sizes::BACKENDS_CAPACITY, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static CT: HashMap<CtKey, CtEntry> = HashMap::pinned(sizes::CT_CAPACITY, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static CT_HALF: LruHashMap<CtKey, CtEntry> = LruHashMap::pinned(sizes::CT_HALF_CAPACITY, 0);
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRow> =
+    LruHashMap::pinned(sizes::FRAGMENTS_CAPACITY, 0);
+#[map]
+pub(crate) static SERVICE_SOCKETS: LruHashMap<SocketKey, ServiceKey> =
+    LruHashMap::pinned(sizes::SERVICE_SOCKETS_CAPACITY, 0);
+#[map]
+pub(crate) static FLOWS: RingBuf = RingBuf::pinned(sizes::FLOWS_BYTES, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<counter::Cell> = PerCpuArray::pinned(counter::SLOTS, 0);
+
+/// Room for the packet at hand; not pinned, since it means nothing to anybody else.
+#[map]
+pub(crate) static SIGHTINGS: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether `bpf_set_retval` exists (kernel 5.18). Set by the loader; frozen, so the verifier never sees the other branch.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_SET_RETVAL: u32 = 0;

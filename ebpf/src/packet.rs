@@ -1,0 +1,223 @@
+//! Bounded parsing: a frame becomes a typed packet or a typed refusal.
+//!
+//! The usual packet (IPv4 without options, IPv6 without extension headers, whole, TCP or UDP) is read straight from the
+//! frame; anything else goes through `bpf_skb_load_bytes`, which is slower and has no alignment or linearity to mind.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
+use common::net::{Addr, Be16, protocol};
+
+pub(crate) const ETH_LEN: usize = 14;
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+/// The part of a TCP header up to its flags.
+const TCP_LEN: usize = 14;
+/// How many IPv6 extension headers we walk; real packets carry at most two or three.
+const MAX_EXTENSIONS: u32 = 4;
+
+/// Where a packet stands in its datagram.
+pub(crate) mod fragment {
+    pub(crate) const WHOLE: u8 = 0;
+    /// Offset 0, more to come: carries the ports.
+    pub(crate) const FIRST: u8 = 1;
+    /// Carries no ports.
+    pub(crate) const LATER: u8 = 2;
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Packet {
+    pub(crate) source: Addr,
+    pub(crate) destination: Addr,
+    /// 0 for protocols without ports; for ICMP echo the identifier, so that each `ping` is a connection of its own.
+    pub(crate) source_port: Be16,
+    pub(crate) destination_port: Be16,
+    pub(crate) protocol: u8,
+    pub(crate) tcp_flags: u8,
+    pub(crate) icmp_type: u8,
+    pub(crate) hop_limit: u8,
+    /// One of [`fragment`].
+    pub(crate) fragment: u8,
+    /// Identification of the datagram, as it stands in the header.
+    pub(crate) fragment_id: u32,
+    /// Offset of the transport header from the start of the frame.
+    pub(crate) transport: u32,
+}
+
+/// `parse` understood the packet.
+pub(crate) const PARSED: u32 = 0x1_0000;
+/// The packet is malformed. Any other answer of `parse` is the EtherType of something that is not IP.
+pub(crate) const MALFORMED: u32 = 0x1_0001;
+
+/// Fills `packet`, which may hold another packet's values; says whether it could.
+#[inline(never)]
+pub(crate) fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> u32 {
+    let ctx = &TcContext::new(skb);
+    packet.source_port = Be16::new(0);
+    packet.destination_port = Be16::new(0);
+    packet.tcp_flags = 0;
+    packet.icmp_type = 0;
+    packet.fragment = fragment::WHOLE;
+    // As much as the direct reads below need. Where less is in the linear part, pull it in once; a frame that is shorter
+    // altogether goes the slow way.
+    let wanted = ETH_LEN + IPV6_LEN + TCP_LEN;
+    if ctx.data() + wanted > ctx.data_end() && ctx.len() as usize >= wanted {
+        let _pulled = ctx.pull_data(wanted as u32);
+    }
+    let Ok(ethertype) = ctx.load::<[u8; 2]>(12) else { return MALFORMED };
+    let understood = match u16::from_be_bytes(ethertype) {
+        ETH_P_IP => ipv4(ctx, packet),
+        ETH_P_IPV6 => ipv6(ctx, packet),
+        other => return u32::from(other),
+    };
+    if understood { PARSED } else { MALFORMED }
+}
+
+#[inline(always)]
+fn ipv4(ctx: &TcContext, packet: &mut Packet) -> bool {
+    let header: [u8; IPV4_LEN] = match direct(ctx, ETH_LEN) {
+        Some(header) => header,
+        None => match ctx.load(ETH_LEN) {
+            Ok(header) => header,
+            Err(_) => return false,
+        },
+    };
+    let words = header[0] & 0x0f;
+    if header[0] >> 4 != 4 || words < 5 {
+        return false;
+    }
+    packet.source = Addr::v4(u32::from_ne_bytes([header[12], header[13], header[14], header[15]]));
+    packet.destination = Addr::v4(u32::from_ne_bytes([header[16], header[17], header[18], header[19]]));
+    packet.protocol = header[9];
+    packet.hop_limit = header[8];
+    packet.transport = ETH_LEN as u32 + u32::from(words) * 4;
+    let offset = u16::from_be_bytes([header[6], header[7]]);
+    if offset & 0x3fff != 0 {
+        packet.fragment = if offset & 0x1fff == 0 { fragment::FIRST } else { fragment::LATER };
+        packet.fragment_id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    }
+    if words == 5 && offset & 0x3fff == 0 && packet.protocol == protocol::TCP {
+        return tcp(ctx, ETH_LEN + IPV4_LEN, packet);
+    }
+    transport(ctx.skb.skb, packet)
+}
+
+#[inline(always)]
+fn ipv6(ctx: &TcContext, packet: &mut Packet) -> bool {
+    let header: [u8; IPV6_LEN] = match direct(ctx, ETH_LEN) {
+        Some(header) => header,
+        None => match ctx.load(ETH_LEN) {
+            Ok(header) => header,
+            Err(_) => return false,
+        },
+    };
+    if header[0] >> 4 != 6 {
+        return false;
+    }
+    let word = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+    packet.source = Addr([word(8), word(12), word(16), word(20)]);
+    packet.destination = Addr([word(24), word(28), word(32), word(36)]);
+    packet.protocol = header[6];
+    packet.hop_limit = header[7];
+    packet.transport = (ETH_LEN + IPV6_LEN) as u32;
+    match packet.protocol {
+        protocol::TCP => tcp(ctx, ETH_LEN + IPV6_LEN, packet),
+        protocol::UDP | protocol::SCTP | protocol::ICMPV6 => transport(ctx.skb.skb, packet),
+        _ => extensions(ctx.skb.skb, packet) && transport(ctx.skb.skb, packet),
+    }
+}
+
+/// Walks IPv6 extension headers up to the transport protocol, or to the payload of a later fragment.
+#[inline(never)]
+fn extensions(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
+    let ctx = &TcContext::new(skb);
+    let mut walked = 0;
+    while walked < MAX_EXTENSIONS {
+        walked += 1;
+        let next = packet.protocol;
+        // Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
+        if !matches!(next, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140) {
+            return true;
+        }
+        let Ok(header) = ctx.load::<[u8; 8]>(packet.transport as usize) else { return false };
+        packet.protocol = header[0];
+        let units = u32::from(header[1]);
+        packet.transport += match next {
+            // A fragment header has no length.
+            44 => 8,
+            // Authentication: in units of four, beyond the first two.
+            51 => (units + 2) * 4,
+            // In units of eight, beyond the first.
+            _ => (units + 1) * 8,
+        };
+        if next == 44 {
+            let bits = u16::from_be_bytes([header[2], header[3]]);
+            packet.fragment_id = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+            if bits >> 3 != 0 {
+                packet.fragment = fragment::LATER;
+                return true;
+            }
+            if bits & 1 != 0 {
+                packet.fragment = fragment::FIRST;
+            }
+        }
+    }
+    !matches!(packet.protocol, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
+}
+
+/// Straight from the frame.
+#[inline(always)]
+fn tcp(ctx: &TcContext, at: usize, packet: &mut Packet) -> bool {
+    match direct::<[u8; TCP_LEN]>(ctx, at) {
+        Some(header) => {
+            packet.source_port = Be16::from_wire([header[0], header[1]]);
+            packet.destination_port = Be16::from_wire([header[2], header[3]]);
+            packet.tcp_flags = header[13];
+            true
+        }
+        None => transport(ctx.skb.skb, packet),
+    }
+}
+
+/// Ports and flags, wherever the transport header starts.
+#[inline(never)]
+fn transport(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
+    if packet.fragment == fragment::LATER {
+        return true;
+    }
+    let ctx = &TcContext::new(skb);
+    let at = packet.transport as usize;
+    let has_ports = protocol::has_ports(packet.protocol);
+    let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
+    if !has_ports && !is_icmp {
+        return true;
+    }
+    let Ok(header) = ctx.load::<[u8; 8]>(at) else { return false };
+    if has_ports {
+        packet.source_port = Be16::from_wire([header[0], header[1]]);
+        packet.destination_port = Be16::from_wire([header[2], header[3]]);
+        if packet.protocol == protocol::TCP {
+            let Ok(flags) = ctx.load::<u8>(at + 13) else { return false };
+            packet.tcp_flags = flags;
+        }
+    } else {
+        packet.icmp_type = header[0];
+        if matches!((packet.protocol, header[0]), (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129)) {
+            packet.source_port = Be16::from_wire([header[4], header[5]]);
+            packet.destination_port = packet.source_port;
+        }
+    }
+    true
+}
+
+/// Bytes at a fixed place of the frame's linear part.
+#[inline(always)]
+fn direct<T: Copy>(ctx: &TcContext, at: usize) -> Option<T> {
+    let start = ctx.data() + at;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the bounds were checked on the line above; `T` is an array of bytes, which has no alignment.
+    Some(unsafe { *(start as *const T) })
+}

@@ -1,0 +1,75 @@
+//! A verdict, and the one place where it becomes an action of tc.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
+use aya_ebpf::helpers::bpf_redirect_peer;
+use common::verdict::{DropReason, PassReason};
+
+use crate::packet::Packet;
+use crate::route;
+
+/// Leaves the packet to the next program, and in the end to the stack. `TC_ACT_OK` would end the chain.
+const NEXT: i32 = -1;
+
+/// Which way a packet goes on.
+#[derive(Clone, Copy)]
+pub(crate) enum Path {
+    /// As it would without us.
+    Stack,
+    /// Straight into the pod behind this interface.
+    Endpoint(u32),
+    /// Out of this node, by the kernel's routes.
+    Network,
+}
+
+/// What happens to one packet. One word, since that is what a subprogram of the kernel's can return: the reason, the way
+/// on (`DROP`, …), the interface.
+#[must_use = "a verdict nobody returns lets the packet through"]
+#[derive(Clone, Copy)]
+pub(crate) struct Verdict(u64);
+
+const DROP: u64 = 0;
+const STACK: u64 = 1;
+const ENDPOINT: u64 = 2;
+const NETWORK: u64 = 3;
+
+impl Verdict {
+    /// No verdict yet.
+    pub(crate) const NONE: Self = Self(0);
+
+    #[inline(always)]
+    pub(crate) fn is_given(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn pass(reason: PassReason, path: Path) -> Self {
+        let path = match path {
+            Path::Stack => STACK << 8,
+            Path::Endpoint(ifindex) => ENDPOINT << 8 | u64::from(ifindex) << 32,
+            Path::Network => NETWORK << 8,
+        };
+        Self(path | reason as u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn drop(reason: DropReason) -> Self {
+        Self(DROP << 8 | reason as u64)
+    }
+
+    /// A `DropReason` or `PassReason`.
+    #[inline(always)]
+    pub(crate) fn reason(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn carry_out(self, skb: *mut __sk_buff, packet: &Packet) -> i32 {
+        match self.0 >> 8 & 0xff {
+            STACK => NEXT,
+            // SAFETY: a plain helper call; the kernel checks the interface when it redirects.
+            ENDPOINT => unsafe { bpf_redirect_peer((self.0 >> 32) as u32, 0) as i32 },
+            NETWORK => route::out(skb, packet).unwrap_or(NEXT),
+            _ => TC_ACT_SHOT as i32,
+        }
+    }
+}
