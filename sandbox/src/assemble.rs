@@ -259,3 +259,6 @@ fn namespaces(
     }
     Ok(all.into_values().collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,7 +112,10 @@ pub fn parse(path: &str, text: &str) -> Result<Expectation, Error> {
     let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let error = error.without_snippet();
         let line = error.location().map_or(1, |location| location.line());
-        syntax(line, error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+        let message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        // The line is said in front already.
+        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+        syntax(line, message.to_owned())
     })?;
     for (field, given, right) in [("apiVersion", &file.api_version, API_VERSION), ("kind", &file.kind, KIND)]
     {

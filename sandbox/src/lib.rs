@@ -6,24 +6,49 @@
 #![forbid(unsafe_code)]
 
 pub mod assemble;
+mod cgroup;
 pub mod change;
+mod client;
 pub mod denial;
 mod end;
+mod exec;
 pub mod expect;
 mod grid;
+mod ground;
+mod keep;
+mod live;
 pub mod manifest;
+mod measure;
+mod mounts;
 pub mod name;
+mod node;
 pub mod object;
 pub mod output;
 mod place;
 pub mod plan;
+mod pod;
+mod prober;
+mod process;
+mod puppet;
 pub mod report;
 mod run;
+mod runtime;
 #[cfg(test)]
 mod sample;
 mod service;
+mod state;
 pub mod stub;
+mod supervisor;
 pub mod table;
+mod targets;
+mod topology;
+mod verdict;
+mod watch;
 mod workload;
 
-pub use run::{down, exec, list, run};
+pub use exec::{PodHandle, exec};
+pub use ground::Binaries;
+pub use keep::{down, list, supervise_kept};
+pub use run::run;
+pub use state::{Running, running};
+pub use supervisor::{Progress, Sandbox};

@@ -233,5 +233,16 @@ fn identify(at: String, kind: String, namespaced: bool, value: Value) -> Result<
             });
         }
     };
-    Ok(item)
+    if is_name(&item.name) && (item.namespace.is_empty() || is_name(&item.namespace)) {
+        return Ok(item);
+    }
+    Err(item.error("metadata.name", "names are lower-case letters, digits, `-` and `.`, at most 253 of them"))
+}
+
+/// Whether it is a DNS subdomain, which the API server insists on; names become file names here.
+fn is_name(name: &str) -> bool {
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 253
+        && name.bytes().all(|byte| is_alphanumeric(byte) || matches!(byte, b'-' | b'.'))
+        && [name.bytes().next(), name.bytes().last()].iter().all(|end| end.is_some_and(is_alphanumeric))
 }

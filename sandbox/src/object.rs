@@ -147,3 +147,6 @@ fn slice(
         ports: Some(ports.collect()),
     }
 }
+
+#[cfg(test)]
+mod tests;

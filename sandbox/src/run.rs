@@ -1,25 +1,211 @@
-//! The four things that `weir sandbox` does. (Slot for the runtime half: signatures as the CLI calls them.)
+//! What `weir sandbox` does, from the options to the exit status.
 
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use crate::plan::Options;
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::expect::{self, Expectation};
+use crate::ground::{self, Binaries};
+use crate::keep::{self, Settle};
+use crate::live::Ticker;
+use crate::output::{self, Look};
+use crate::plan::{Cast, Options, Output};
+use crate::report::Report;
+use crate::supervisor::Sandbox;
+use crate::watch::Watch;
+use crate::{assemble, change, live};
 
 /// Brings up, measures, shows, and takes down again (unless `keep`). Call it before the process has a second thread.
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("sandbox of {} nodes: no runtime yet", options.nodes)
+    ground::check()?;
+    // Whatever is wrong with the input is said before anything is brought up.
+    let (cast, _) = read(&options, None)?;
+    let binaries = Binaries::beside_us()?;
+    if options.keep { keep::start(&options, &cast) } else { supervise(options, cast, binaries, None) }
 }
 
-/// Runs a command in a pod (`namespace/name`, or a name that only one pod has) of a sandbox that was kept.
-pub fn exec(id: Option<&str>, pod: &str, command: &[String]) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("exec {command:?} in pod {pod} of sandbox {id:?}: no runtime yet")
+/// What the user's files hold now.
+fn read(options: &Options, before: Option<&Cast>) -> anyhow::Result<(Cast, Option<Expectation>)> {
+    let cast = assemble::cast(options, before)?;
+    let expectation = options.expect.as_deref().map(expect::load).transpose()?;
+    if let Some(expectation) = &expectation {
+        expectation.check_names(&cast, options.all)?;
+    }
+    Ok((cast, expectation))
 }
 
-/// Takes one kept sandbox down, or all.
-pub fn down(id: Option<&str>, all: bool) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("down {id:?} (all: {all}): no runtime yet")
+/// Owns a sandbox from beginning to end. With `settle`, it stays up after that was told.
+pub(crate) fn supervise(
+    options: Options,
+    cast: Cast,
+    binaries: Binaries,
+    settle: Option<Settle>,
+) -> anyhow::Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let result = runtime.block_on(async {
+        let mut interrupt = Interrupt::new()?;
+        let ticker = Ticker::new();
+        let tick = |progress| ticker.show(progress);
+        let mut sandbox = tokio::select! {
+            up = Sandbox::up(cast, binaries, &tick) => up,
+            () = interrupt.wait() => return Ok(INTERRUPTED.into()),
+        }?;
+        let session = Session { options: &options, ticker: &ticker, failed: Cell::new(false) };
+        let attended = tokio::select! {
+            attended = session.attend(&mut sandbox, settle) => attended.map(|()| Ended::Done),
+            () = interrupt.wait() => Ok(Ended::Interrupted),
+        };
+        ticker.clear();
+        let down = tokio::select! {
+            down = sandbox.down() => down,
+            // Only a way out where taking down hangs: what is left undone then, the kernel and the next run clean up.
+            () = interrupt.wait_often() => Err(anyhow::anyhow!("interrupted while taking the sandbox down")),
+        };
+        let ended = attended?;
+        down.context("take the sandbox down")?;
+        Ok(match ended {
+            // Nobody else ends a session that stays up.
+            Ended::Interrupted if !options.watch && !options.keep => INTERRUPTED.into(),
+            _ if session.failed.get() => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        })
+    });
+    // Reading standard input may still hold a thread.
+    runtime.shutdown_background();
+    result
 }
 
-/// Prints the kept sandboxes.
-pub fn list() -> anyhow::Result<ExitCode> {
-    anyhow::bail!("list: no runtime yet")
+enum Ended {
+    Done,
+    Interrupted,
 }
+
+/// As shells report a command that was ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Ctrl-C, `kill`, or a terminal that goes away.
+struct Interrupt([Signal; 3]);
+
+impl Interrupt {
+    fn new() -> anyhow::Result<Self> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [a, b, c] = kinds.map(signal);
+        let wait = "wait for signals";
+        Ok(Self([a.context(wait)?, b.context(wait)?, c.context(wait)?]))
+    }
+
+    async fn wait(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+
+    /// Someone really wants out.
+    async fn wait_often(&mut self) {
+        for _ in 0..3 {
+            self.wait().await;
+        }
+    }
+}
+
+struct Session<'a> {
+    options: &'a Options,
+    ticker: &'a Ticker,
+    /// The last table was not as expected.
+    failed: Cell<bool>,
+}
+
+impl Session<'_> {
+    /// Measures and shows; with `watch` again and again, with `keep` until somebody ends it.
+    async fn attend(&self, sandbox: &mut Sandbox, settle: Option<Settle>) -> anyhow::Result<()> {
+        let _flows =
+            if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await?) } else { None };
+        let mut watch = if self.options.watch { Some(Watch::new(self.options)?) } else { None };
+        let mut report = self.measure(sandbox).await?;
+        self.show(&report)?;
+        let expectation = self.options.expect.as_deref().map(expect::load).transpose()?;
+        self.judge(expectation.as_ref(), &report)?;
+        if let Some(settle) = settle {
+            settle.tell(sandbox.id(), self.failed.get())?;
+        }
+        match &mut watch {
+            Some(watch) => loop {
+                watch.changed().await?;
+                if let Err(error) = self.again(sandbox, &mut report).await {
+                    self.ticker.say(&format!("weir: {error:#}; the sandbox stays as it was"));
+                }
+            },
+            None if self.options.keep => std::future::pending().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn measure(&self, sandbox: &mut Sandbox) -> anyhow::Result<Report> {
+        let report = sandbox.probe(self.options.all, &|progress| self.ticker.show(progress)).await?;
+        self.ticker.clear();
+        Ok(report)
+    }
+
+    /// Applies what the files hold now, and says what that changed.
+    async fn again(&self, sandbox: &mut Sandbox, report: &mut Report) -> anyhow::Result<()> {
+        let (cast, expectation) = read(self.options, Some(sandbox.cast()))?;
+        if cast == *sandbox.cast() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        sandbox.apply(cast, &|progress| self.ticker.show(progress)).await?;
+        let after = self.measure(sandbox).await?;
+        let mut out = std::io::stdout().lock();
+        match self.options.output {
+            Output::Json => writeln!(out, "{}", output::json(&after)),
+            Output::Table => {
+                let ms = start.elapsed().as_millis();
+                writeln!(out, "{}(applied and measured in {ms} ms)", change::changes(report, &after))
+            }
+        }
+        .and_then(|()| out.flush())
+        .context("write to standard output")?;
+        drop(out);
+        *report = after;
+        self.judge(expectation.as_ref(), report)
+    }
+
+    fn show(&self, report: &Report) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let text = match self.options.output {
+            Output::Json => output::json(report) + "\n",
+            Output::Table => output::text(report, look()),
+        };
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")
+    }
+
+    /// Whether the table is as expected, by exit status and in words.
+    fn judge(&self, expectation: Option<&Expectation>, report: &Report) -> anyhow::Result<()> {
+        let Some(expectation) = expectation else { return Ok(()) };
+        let differences = expectation.compare(report)?;
+        self.failed.set(!differences.is_empty());
+        eprint!("{differences}");
+        Ok(())
+    }
+}
+
+/// How the table may look where it goes to.
+fn look() -> Look {
+    if !std::io::stdout().is_terminal() {
+        return Look::PLAIN;
+    }
+    let width =
+        std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(Look::PLAIN.width);
+    Look { colour: std::env::var_os("NO_COLOR").is_none(), width }
+}
+
+/// How long after a change the next ones are waited for.
+pub(crate) const SETTLE: Duration = Duration::from_millis(60);

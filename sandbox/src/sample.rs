@@ -129,6 +129,8 @@ pub(crate) fn assert_text(found: &str, expected: &str) {
     let expected: Vec<_> =
         lines.iter().map(|line| line.get(indent..).unwrap_or_default().trim_end()).collect();
     let expected = expected.join("\n");
+    let found: Vec<_> = found.lines().map(str::trim_end).collect();
+    let found = found.join("\n");
     let (found, expected) = (found.trim_end(), expected.trim_end());
     assert!(found == expected, "found:\n{found}\n\nexpected:\n{expected}\n");
 }

@@ -270,16 +270,19 @@ fn draft(
 
 /// The ports that containers declare, and sidecars: init containers that are restarted always and so keep running.
 fn ports(item: &Manifest, template_at: &str, spec: &PodSpec, warnings: &mut Vec<String>) -> Vec<Port> {
-    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
+    let is_sidecar = |container: &Container| container.restart_policy.as_deref() == Some("Always");
+    let main = spec.containers.iter().enumerate().map(|(index, it)| (format!("containers[{index}]"), it));
+    let init = spec.init_containers.iter().flatten().enumerate();
+    let sidecars = init
+        .filter(|(_, container)| is_sidecar(container))
+        .map(|(index, container)| (format!("initContainers[{index}]"), container));
     let mut ports: Vec<Port> = Vec::new();
-    for container in spec.containers.iter().chain(sidecars) {
+    for (at, container) in main.chain(sidecars) {
         for (index, declared) in container.ports.iter().flatten().enumerate() {
             let mut warn = |field: &str, message: String| {
                 warnings.push(format!(
-                    "{}: {template_at}spec.containers[{}].ports[{index}].{field}: {message}",
-                    item.title(),
-                    container.name
+                    "{}: {template_at}spec.{at}.ports[{index}].{field}: {message}",
+                    item.title()
                 ));
             };
             let port = match u16::try_from(declared.container_port) {

@@ -29,6 +29,7 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
             let name = arguments.next().and_then(|name| name.into_string().ok()).context(USAGE)?;
             resolve(&name)
         }
+        Some("supervise") => sandbox::supervise_kept(),
         Some("serve") => serve(&place(&mut arguments)?),
         Some("spawn") => {
             let place = place(&mut arguments)?;
@@ -45,6 +46,9 @@ fn place(arguments: &mut impl Iterator<Item = OsString>) -> anyhow::Result<Place
     while let Some(option) = arguments.next() {
         match option.to_str() {
             Some("--cgroup") => place.cgroup = Some(PathBuf::from(arguments.next().context(USAGE)?)),
+            Some("--resolv-conf") => {
+                place.resolv_conf = Some(PathBuf::from(arguments.next().context(USAGE)?));
+            }
             Some("--parent") => {
                 let parent = arguments.next().and_then(|text| text.into_string().ok()).context(USAGE)?;
                 place.parent = Some(parent.parse().context("--parent wants a process's number")?);

@@ -52,7 +52,11 @@ fn a_difference_names_the_line_the_workloads_and_the_cause() {
   to: shop/web
   reach: no
 ",
-        "",
+        "
+        not as expected:
+          expect.yaml:2  shop/web → shop/db:5432/TCP  must reach, but denied in 1 of 4 probes (IPv4): ingress by shop/db: no rule allows it
+          expect.yaml:5  ops/probe → shop/web:80/TCP  must not reach, but reaches
+        ",
     );
 }
 
@@ -75,7 +79,11 @@ fn others_speak_of_pods_only_and_never_of_a_pod_and_itself() {
 expect:
 - {from: shop/web, to: shop/db, family: IPv6, reach: yes}
 ",
-        "",
+        "
+        not as expected:
+          expect.yaml: others  ops/probe → shop/web:80/TCP  must not reach, but reaches
+          expect.yaml: others  shop/web → shop/db:5432/TCP  must not reach, but reaches in 1 of 2 probes (IPv4)
+        ",
     );
 }
 
@@ -113,7 +121,7 @@ fn what_cannot_be_read_is_an_error_with_its_line() {
         "expect:
 - {from: shop/web, to: shop/db, prot: 80, reach: yes}
 ",
-        "",
+        "expect.yaml:2: unknown field `prot`, expected one of from, to, port, family, reach at line 2, column 33",
     );
     check(
         "expect:

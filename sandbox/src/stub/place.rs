@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use nix::mount::{MsFlags, mount};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
+
+use crate::mounts;
 
 /// Where this process is to stand. Its network namespace it has from birth: whoever spawned it stood in there.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +20,8 @@ pub struct Place {
     pub cgroup: Option<PathBuf>,
     /// Die with this process, which must be our parent.
     pub parent: Option<i32>,
+    /// Stands in for `/etc/resolv.conf`, for this process alone.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 impl Place {
@@ -28,12 +33,21 @@ impl Place {
                 bail!("the supervisor (process {parent}) is gone");
             }
         }
+        self.resolv_conf.as_deref().map_or(Ok(()), use_resolv_conf)?;
         self.cgroup.as_deref().map_or(Ok(()), join_cgroup)
     }
 }
 
+/// Puts `file` in the place of `/etc/resolv.conf`, in a mount namespace of our own.
+fn use_resolv_conf(file: &Path) -> anyhow::Result<()> {
+    const RESOLV_CONF: &str = "/etc/resolv.conf";
+    mounts::make_private()?;
+    mount(Some(file), RESOLV_CONF, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("put {} in the place of {RESOLV_CONF}", file.display()))
+}
+
 /// Moves the calling process into `cgroup`.
-pub(crate) fn join_cgroup(cgroup: &Path) -> anyhow::Result<()> {
+fn join_cgroup(cgroup: &Path) -> anyhow::Result<()> {
     let procs = cgroup.join("cgroup.procs");
     std::fs::write(&procs, getpid().to_string()).with_context(|| format!("join cgroup {}", cgroup.display()))
 }

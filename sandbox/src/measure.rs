@@ -1,0 +1,118 @@
+//! From a sandbox that is up to its report: probes, the kernel's word about them, warnings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use anyhow::Context;
+use api::Flow;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::client::Lines;
+use crate::prober::Prober;
+use crate::puppet::Puppet;
+use crate::report::{Outside, Report, Timings};
+use crate::supervisor::{Progress, Sandbox};
+use crate::targets::{self, Target};
+use crate::verdict;
+
+/// Warnings about single probes that are shown; the rest is counted.
+const WARNINGS_SHOWN: usize = 5;
+
+impl Sandbox {
+    /// Measures everything; kube-dns too if `all`.
+    pub async fn probe(&mut self, all: bool, progress: &dyn Fn(Progress)) -> anyhow::Result<Report> {
+        let start = Instant::now();
+        let ips = self.ips();
+        let outside = self.outside_ips();
+        let mut report = Report::of(&self.cast, &ips, all);
+        let ends = targets::ends(&self.cast, &ips, &outside, all);
+        let services = targets::services(&self.cast, all);
+        report.outside = Outside { ips: outside };
+
+        let mut targets: Vec<Target> = ends.clone();
+        targets.extend(services.iter().map(|(_, target)| target.clone()));
+        let (mut flows, _subscriptions) = self.subscribe().await?;
+        let total = targets.len();
+        let puppets: BTreeMap<&str, &Puppet> = self
+            .pods
+            .values()
+            .map(|pod| &pod.puppet)
+            .chain(self.places.values())
+            .map(|puppet| (puppet.name.as_str(), puppet))
+            .collect();
+        let mut prober = Prober {
+            puppets,
+            heard: &mut self.heard,
+            flows: &mut flows,
+            next: &mut self.next_probe,
+            progress: &|done| progress(Progress::Probes(done, total)),
+        };
+        let mut measured = prober.measure(&targets).await.into_iter();
+
+        let mut odd = Vec::new();
+        for (target, measured) in ends.iter().zip(measured.by_ref()) {
+            let (probe, warning) = verdict::probe(target, &measured);
+            report.probes.push(probe);
+            odd.extend(warning);
+        }
+        for ((service, target), measured) in services.iter().zip(measured) {
+            report.services.push(verdict::service(&self.cast.services[*service], target, &measured));
+        }
+        report.warnings.extend(self.warnings(odd).await);
+        let probe_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.timings = Timings { up_ms: self.up_ms, probe_ms };
+        Ok(report)
+    }
+
+    /// Follows the flows of every agent that is there. They are followed until the second value is dropped.
+    pub(crate) async fn subscribe(
+        &self,
+    ) -> anyhow::Result<(mpsc::UnboundedReceiver<Flow>, Vec<Subscription>)> {
+        let (sender, flows) = mpsc::unbounded_channel();
+        let mut subscriptions = Vec::new();
+        for (node, socket) in self.agents() {
+            let opened = Lines::open(&socket, "/v1/flows?follow=true&last=0").await;
+            let mut lines = opened.with_context(|| format!("follow the flows of {node}"))?;
+            let sender = sender.clone();
+            subscriptions.push(Subscription(tokio::spawn(async move {
+                while let Some(flow) = lines.next().await {
+                    if sender.send(flow).is_err() {
+                        return;
+                    }
+                }
+            })));
+        }
+        Ok((flows, subscriptions))
+    }
+
+    /// What the cast does not know: troubles in pods, agents' warnings, odd probes.
+    async fn warnings(&self, odd: Vec<String>) -> Vec<String> {
+        let mut warnings: Vec<String> = self.troubles.values().flatten().cloned().collect();
+        let mut known: BTreeSet<String> = self.cast.warnings.iter().cloned().collect();
+        for node in &self.nodes {
+            // An agent that is away (killed on purpose) has nothing to say.
+            for warning in node.status().await.map(|status| status.warnings).unwrap_or_default() {
+                if known.insert(warning.clone()) {
+                    warnings.push(warning);
+                }
+            }
+        }
+        let rest = odd.len().saturating_sub(WARNINGS_SHOWN);
+        warnings.extend(odd.into_iter().take(WARNINGS_SHOWN));
+        if rest > 0 {
+            warnings.push(format!("and {rest} more probes like that"));
+        }
+        warnings
+    }
+}
+
+/// A stream that is being followed.
+#[derive(Debug)]
+pub(crate) struct Subscription(JoinHandle<()>);
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,271 @@
+//! Measures: has the stubs knock, and puts what the kernel said beside what came back.
+//!
+//! A denied packet vanishes, so silence is the usual sign of a denial and waiting its cost. The agents' flow events cut
+//! it short: a probe whose first packet was seen dropped is given a moment more, to be sure that no answer comes all the
+//! same, and then given up.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use api::{Flow, VerdictKind};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::plan::Protocol;
+use crate::puppet::{Heard, Puppet};
+use crate::stub::protocol::{Order, Outcome, Probe, Said};
+use crate::targets::Target;
+
+/// How many probes are under way at once.
+const WINDOW: usize = 600;
+/// How long a probe may take whose packets nobody has seen dropped.
+const PATIENCE: Duration = Duration::from_millis(1000);
+/// The same for one that is tried once more, as nothing at all was heard of it.
+const MORE_PATIENCE: Duration = Duration::from_millis(3000);
+/// How long an answer may still come after a drop was seen.
+const AFTER_DROP: Duration = Duration::from_millis(300);
+/// How long to wait for the flow events of the last connections.
+const AFTERMATH: Duration = Duration::from_millis(150);
+/// Stubs time their probes themselves; this much later we stop believing them.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What became of one [`Target`].
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) outcome: Outcome,
+    /// What the kernel said, drops before the rest.
+    pub(crate) flows: Vec<Flow>,
+}
+
+/// Everything that measuring needs; it is used again and again.
+pub(crate) struct Prober<'a> {
+    pub(crate) puppets: BTreeMap<&'a str, &'a Puppet>,
+    pub(crate) heard: &'a mut mpsc::UnboundedReceiver<Heard>,
+    pub(crate) flows: &'a mut mpsc::UnboundedReceiver<Flow>,
+    /// The next probe's number.
+    pub(crate) next: &'a mut u64,
+    pub(crate) progress: &'a dyn Fn(usize),
+}
+
+impl Prober<'_> {
+    /// Tries all targets; the answer has their order.
+    pub(crate) async fn measure(&mut self, targets: &[Target]) -> Vec<Measured> {
+        let mut round = Round::new(targets);
+        self.run(&mut round, (0..targets.len()).collect(), PATIENCE).await;
+        let unheard: VecDeque<usize> = (0..targets.len()).filter(|index| round.is_unheard(*index)).collect();
+        if !unheard.is_empty() {
+            self.run(&mut round, unheard, MORE_PATIENCE).await;
+        }
+        self.wait_for_flows(&mut round).await;
+        round.finish()
+    }
+
+    async fn run(&mut self, round: &mut Round<'_>, mut waiting: VecDeque<usize>, patience: Duration) {
+        while !waiting.is_empty() || !round.running.is_empty() {
+            self.send(round, &mut waiting, patience);
+            let alarm = round.next_alarm();
+            tokio::select! {
+                Some(heard) = self.heard.recv() => {
+                    round.hear(heard);
+                    while let Ok(heard) = self.heard.try_recv() {
+                        round.hear(heard);
+                    }
+                    (self.progress)(round.done);
+                }
+                Some(flow) = self.flows.recv() => round.see(flow),
+                () = sleep_until(alarm) => self.give_up(round),
+            }
+        }
+    }
+
+    /// Fills the window: one order for each stub.
+    fn send(&mut self, round: &mut Round<'_>, waiting: &mut VecDeque<usize>, patience: Duration) {
+        let mut orders: BTreeMap<&str, Vec<Probe>> = BTreeMap::new();
+        while round.running.len() < WINDOW
+            && let Some(index) = waiting.pop_front()
+        {
+            let target = &round.targets[index];
+            let id = *self.next;
+            *self.next += 1;
+            let timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            let Target { ip, port, protocol, .. } = *target;
+            let running = Running { index, from: None, overdue: Instant::now() + patience + GRACE };
+            round.running.insert(id, running);
+            if self.puppets.contains_key(target.from.as_str()) {
+                orders.entry(&target.from).or_default().push(Probe { id, ip, port, protocol, timeout_ms });
+            } else {
+                round.conclude(id, Outcome::Failed(format!("{} has no stub", target.from)));
+            }
+        }
+        for (name, probes) in orders {
+            self.puppets[name].order(Order::Probe(probes));
+        }
+    }
+
+    /// Calls off what was seen dropped a while ago, and what a stub has forgotten.
+    fn give_up(&mut self, round: &mut Round<'_>) {
+        let now = Instant::now();
+        let mut orders: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        while let Some((due, id)) = round.doomed.front().copied()
+            && due <= now
+        {
+            round.doomed.pop_front();
+            if let Some(running) = round.running.get(&id) {
+                orders.entry(&round.targets[running.index].from).or_default().push(id);
+            }
+        }
+        for (name, ids) in orders {
+            if let Some(puppet) = self.puppets.get(name) {
+                puppet.order(Order::GiveUp(ids));
+            }
+        }
+        let overdue: Vec<u64> =
+            round.running.iter().filter(|(_, running)| running.overdue <= now).map(|(id, _)| *id).collect();
+        for id in overdue {
+            round.conclude(id, Outcome::Failed("the stub does not answer".into()));
+        }
+    }
+
+    /// Connections are reported through a buffer: the last events may still be on their way.
+    async fn wait_for_flows(&mut self, round: &mut Round<'_>) {
+        let deadline = Instant::now() + AFTERMATH;
+        while round.misses_flows() {
+            tokio::select! {
+                Some(flow) = self.flows.recv() => round.see(flow),
+                () = sleep_until(deadline) => return,
+            }
+        }
+    }
+}
+
+/// One call of [`Prober::measure`].
+struct Round<'a> {
+    targets: &'a [Target],
+    outcomes: Vec<Option<(Outcome, Option<SocketAddr>)>>,
+    done: usize,
+    running: HashMap<u64, Running>,
+    by_source: HashMap<Key, u64>,
+    /// What the kernel said, under both ends of each packet.
+    flows: HashMap<Key, Vec<Flow>>,
+    /// Probes that were seen dropped, and when to give them up.
+    doomed: VecDeque<(Instant, u64)>,
+}
+
+struct Running {
+    index: usize,
+    /// Where it comes from, once its stub has said so.
+    from: Option<SocketAddr>,
+    /// When to conclude that the stub is not there any more.
+    overdue: Instant,
+}
+
+type Key = (Protocol, SocketAddr);
+
+impl<'a> Round<'a> {
+    fn new(targets: &'a [Target]) -> Self {
+        Self {
+            targets,
+            outcomes: vec![None; targets.len()],
+            done: 0,
+            running: HashMap::new(),
+            by_source: HashMap::new(),
+            flows: HashMap::new(),
+            doomed: VecDeque::new(),
+        }
+    }
+
+    fn hear(&mut self, Heard { from, said }: Heard) {
+        match said {
+            Some(Said::Started { id, from }) => {
+                let Some(running) = self.running.get_mut(&id) else { return };
+                running.from = Some(from);
+                let index = running.index;
+                self.by_source.insert((self.targets[index].protocol, from), id);
+                if self.flows_of(index, from).any(|flow| flow.verdict == VerdictKind::Denied) {
+                    self.doomed.push_back((Instant::now() + AFTER_DROP, id));
+                }
+            }
+            Some(Said::Done { id, outcome }) => self.conclude(id, outcome),
+            Some(Said::Ready { .. }) => {}
+            None => {
+                let lost = |running: &Running| self.targets[running.index].from == from;
+                let lost: Vec<u64> =
+                    self.running.iter().filter(|(_, running)| lost(running)).map(|(id, _)| *id).collect();
+                for id in lost {
+                    self.conclude(id, Outcome::Failed(format!("the stub of {from} has ended")));
+                }
+            }
+        }
+    }
+
+    fn see(&mut self, flow: Flow) {
+        let Some(protocol) = Protocol::parse(Some(&flow.protocol)) else { return };
+        let ends = [&flow.from, &flow.to].map(|end| (protocol, SocketAddr::new(end.ip, end.port)));
+        if flow.verdict == VerdictKind::Denied {
+            let ids = ends.iter().filter_map(|end| self.by_source.get(end));
+            self.doomed.extend(ids.map(|id| (Instant::now() + AFTER_DROP, *id)));
+        }
+        for end in ends {
+            self.flows.entry(end).or_default().push(flow.clone());
+        }
+    }
+
+    fn conclude(&mut self, id: u64, outcome: Outcome) {
+        let Some(running) = self.running.remove(&id) else { return };
+        if let Some(from) = running.from {
+            self.by_source.remove(&(self.targets[running.index].protocol, from));
+        }
+        if self.outcomes[running.index].replace((outcome, running.from)).is_none() {
+            self.done += 1;
+        }
+    }
+
+    fn next_alarm(&self) -> Instant {
+        let overdue = self.running.values().map(|running| running.overdue).min();
+        let doomed = self.doomed.front().map(|(due, _)| *due);
+        overdue.into_iter().chain(doomed).min().unwrap_or_else(|| Instant::now() + GRACE)
+    }
+
+    /// What was said about the connection from `from` to the target.
+    fn flows_of(&self, index: usize, from: SocketAddr) -> impl Iterator<Item = &Flow> {
+        let target = &self.targets[index];
+        let said = self.flows.get(&(target.protocol, from)).into_iter().flatten();
+        // A Service's flows name the backend instead.
+        let to = target.to.as_ref().map(|_| SocketAddr::new(target.ip, target.port));
+        said.filter(move |flow| {
+            let is = |end: &api::FlowEnd| to.is_none_or(|to| to == SocketAddr::new(end.ip, end.port));
+            is(&flow.to) || is(&flow.from)
+        })
+    }
+
+    /// No answer, and no node saw a drop: it may have been the machine that was slow.
+    fn is_unheard(&self, index: usize) -> bool {
+        match &self.outcomes[index] {
+            Some((Outcome::Silence, from)) => from.is_none_or(|from| {
+                !self.flows_of(index, from).any(|flow| flow.verdict == VerdictKind::Denied)
+            }),
+            _ => false,
+        }
+    }
+
+    fn misses_flows(&self) -> bool {
+        self.outcomes.iter().enumerate().any(|(index, outcome)| match outcome {
+            Some((_, Some(from))) => {
+                !self.targets[index].unseen && self.flows_of(index, *from).next().is_none()
+            }
+            _ => false,
+        })
+    }
+
+    fn finish(self) -> Vec<Measured> {
+        let measured = |(index, outcome): (usize, &Option<(Outcome, Option<SocketAddr>)>)| {
+            let (outcome, from) = outcome.clone().unwrap_or((Outcome::Silence, None));
+            let said = from.into_iter().flat_map(|from| self.flows_of(index, from));
+            let mut flows: Vec<Flow> = said.cloned().collect();
+            flows.sort_by_key(|flow| flow.verdict != VerdictKind::Denied);
+            Measured { outcome, flows }
+        };
+        self.outcomes.iter().enumerate().map(measured).collect()
+    }
+}
