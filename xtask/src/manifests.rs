@@ -61,6 +61,7 @@ struct Case {
     name: String,
     files: Vec<PathBuf>,
     expect: PathBuf,
+    options: &'static [&'static str],
     /// What is asked of the report beyond the table.
     check: fn(&Value) -> Result<()>,
 }
@@ -70,6 +71,7 @@ impl Case {
     fn run(&self, weir: &Path) -> Result<String> {
         let mut command = Command::new(weir);
         command.args(["sandbox", "--output", "json", "--expect"]).arg(&self.expect);
+        command.args(self.options);
         for file in &self.files {
             command.arg("--filename").arg(file);
         }
@@ -97,6 +99,7 @@ fn shop(data: &Path) -> Case {
         name: "online-boutique".to_owned(),
         files: vec![data.join("online-boutique")],
         expect: workspace::root().join("tests/manifests/online-boutique.expect.yaml"),
+        options: &[],
         check: |report| {
             let pods = report["pods"].as_array().context("the report has no pods")?;
             let workloads: BTreeSet<&str> = pods.iter().filter_map(|pod| pod["workload"].as_str()).collect();
@@ -124,6 +127,8 @@ fn recipes(data: &Path) -> Result<Vec<Case>> {
         name: format!("recipe {name}"),
         files: vec![folder.join(name), data.join("policy-recipes").join(format!("{name}.yaml"))],
         expect: folder.join(name).join("expect.yaml"),
+        // Some speak of the resolver.
+        options: &["--all"],
         check: |_| Ok(()),
     };
     Ok(published.iter().map(case).collect())
