@@ -122,7 +122,11 @@ spec:
 fn replicas_are_capped_and_zero_means_none() {
     let yaml = workload("ReplicaSet", "many", "replicas: 9")
         + &workload("ReplicationController", "none", "replicas: 0");
-    check_with(&yaml, |options| options.replicas = Some(1), "default/many-cgmbk (ReplicaSet default/many) node-0 [80/TCP] app=many");
+    check_with(
+        &yaml,
+        |options| options.replicas = Some(1),
+        "default/many-cgmbk (ReplicaSet default/many) node-0 [80/TCP] app=many",
+    );
 }
 
 #[test]
@@ -140,7 +144,13 @@ fn a_node_that_is_ours_is_honoured_and_another_is_a_warning() {
             pod("d", "nodeSelector: {disk: ssd}"),
         ]
         .concat(),
-        "",
+        "
+        default/a (Pod default/a) node-1 []
+        default/b (Pod default/b) node-1 []
+        default/c (Pod default/c) node-0 []
+        default/d (Pod default/d) node-1 []
+        ! Pod default/c: spec.nodeName: gke-1234 is none of the sandbox's nodes (node-0 to node-1); any will do
+        ",
     );
 }
 
@@ -228,7 +238,14 @@ fn an_address_that_a_service_asks_for_is_given_if_it_can_be() {
     check(
         &[service("a", "10.96.7.7"), service("b", "10.96.7.7"), service("c", "192.0.2.1"), service("d", "")]
             .concat(),
-        "",
+        "
+        Service default/a 10.96.7.7
+        Service default/b 10.96.110.179 fd00:96::6eb3
+        Service default/c 10.96.97.196 fd00:96::61c4
+        Service default/d 10.96.201.50 fd00:96::c932
+        ! Service default/b: spec.clusterIP: 10.96.7.7: belongs to another Service; it gets another
+        ! Service default/c: spec.clusterIP: 192.0.2.1: not in the sandbox's Service ranges, 10.96.0.0/16 and fd00:96::/112; it gets another
+        ",
     );
 }
 
@@ -270,7 +287,10 @@ fn what_a_controller_makes_anyway_is_not_made_twice() {
         "name: web-1}\n",
         "name: web-1, ownerReferences: [{kind: Deployment, name: web, controller: true}]}\n",
     );
-    check(&(workload("Deployment", "web", "replicas: 1") + &set), "");
+    check(&(workload("Deployment", "web", "replicas: 1") + &set), "
+        default/web-x9bs88qv9d-42q2z (Deployment default/web) node-0 [80/TCP] app=web,pod-template-hash=x9bs88qv9d
+        ! left out: 1 objects whose controller is among the manifests
+        ");
 }
 
 #[test]
@@ -309,8 +329,14 @@ fn a_wrong_field_is_an_error_that_names_it() {
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {}\n",
         "error: test.yaml:1: Deployment default/web: spec.template.spec: missing: there is no pod to bring up",
     );
-    check("apiVersion: v1\nkind: Pod\nmetadata: {name: ../../etc}\nspec: {containers: []}\n", "");
-    check("apiVersion: v1\nkind: Pod\nmetadata: {labels: {}}\nspec: {containers: []}\n", "");
+    check(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: ../../etc}\nspec: {containers: []}\n",
+        "error: test.yaml:1: Pod default/../../etc: metadata.name: names are lower-case letters, digits, `-` and `.`, at most 253 of them",
+    );
+    check(
+        "apiVersion: v1\nkind: Pod\nmetadata: {labels: {}}\nspec: {containers: []}\n",
+        "error: test.yaml:1: Pod: metadata.name: every object needs one",
+    );
 }
 
 #[test]
@@ -325,8 +351,8 @@ fn what_is_only_odd_is_a_warning_and_the_rest_works() {
         default/web-npwwv2vrxg-l4b44 (Deployment default/web) node-1 [80/TCP 82/TCP] app=web,pod-template-hash=npwwv2vrxg
         ! Deployment default/web: spec.selector.matchLabels: does not match the template's labels; an API server refuses this
         ! Deployment default/web: spec.template.spec.containers[0].ports[3].prot: unknown field
-        ! Deployment default/web: spec.template.spec.containers[c].ports[1].containerPort: 70000 is no port (1 to 65535)
-        ! Deployment default/web: spec.template.spec.containers[c].ports[2].protocol: "HTTP" is none of TCP, UDP, SCTP
+        ! Deployment default/web: spec.template.spec.containers[0].ports[1].containerPort: 70000 is no port (1 to 65535)
+        ! Deployment default/web: spec.template.spec.containers[0].ports[2].protocol: "HTTP" is none of TCP, UDP, SCTP
         "#,
     );
 }

@@ -27,7 +27,10 @@ const SHOP: &str = "
 
 #[test]
 fn replicas_that_behave_alike_share_a_row_and_each_cause_is_said_once() {
-    check(SHOP, 100, "
+    check(
+        SHOP,
+        100,
+        "
         2 nodes, 4 pods up in 2.31 s; 24 probes in 0.42 s
           node-0  172.30.0.10  fd00:30::10  2 pods
           node-1  172.30.0.11  fd00:30::11  2 pods
@@ -49,7 +52,8 @@ fn replicas_that_behave_alike_share_a_row_and_each_cause_is_said_once() {
             web ×2 → db:5432
           ingress by shop/deny-all: no rule allows it
             everyone → web:80
-        ");
+        ",
+    );
 }
 
 #[test]
@@ -161,7 +165,31 @@ fn a_narrow_terminal_gets_several_grids_and_broken_lines() {
          a/third > a/first:80 yes
          a/third > a/second:80 no ingress a/deny-everything-to-second",
         24,
-        "",
+        "
+        2 nodes, 3 pods up in 2.31 s; 12 probes in 0.42 s
+          node-0  172.30.0.10  fd00:30::10  3 pods
+          node-1  172.30.0.11  fd00:30::11  0 pods
+
+        Who reaches a
+                 ┌ first:80
+                 │ ┌ second:80
+                 │ │ ┌ third:80
+          first  · ✗ ✓
+          second ✓ · ·
+          third  ✓ ✗ ·
+
+        Who reaches a
+                 ┌ third:443
+          first  ·
+          second ✓
+          third  ·
+
+          ✓ reaches   ✗ denied   · itself, or not probed
+
+        Denied
+          ingress by a/deny-everything-to-second: no rule allows it
+            everyone → second:80
+        ",
     );
 }
 
