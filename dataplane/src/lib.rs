@@ -9,12 +9,14 @@ mod load;
 mod maps;
 mod pin;
 mod sweep;
+mod trial;
 
 pub use counters::{CounterValue, MapFill};
 pub use error::Error;
 pub use flows::FlowReader;
 pub use load::{Capacities, Hook, Options};
 pub use sweep::SweepReport;
+pub use trial::{Action, Trial, Trialled};
 
 use std::path::Path;
 
@@ -116,6 +118,11 @@ impl Dataplane {
     /// How full each map is.
     pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
         Ok(counters::fill(&self.maps, &self.tables))
+    }
+
+    /// Runs a program on a frame without a network (`BPF_PROG_TEST_RUN`): the verdict, and how long it took.
+    pub fn try_out(&mut self, trial: &Trial<'_>) -> Result<Trialled, Error> {
+        trial::run(self, trial)
     }
 
     /// Forgets expired connections.
