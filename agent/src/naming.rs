@@ -1,0 +1,131 @@
+//! Puts names back on the numbers of flow events.
+//!
+//! Events come after the fact: the pod may be gone, the rule set replaced. So names live on for a while after what they
+//! name. Each name is made once and shared by every flow that bears it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::id::{RuleId, RuleSetId};
+use common::net::Addr;
+use policy::{Names, Object, RuleName, RuleSetName, World};
+
+/// How long a pod that is gone keeps its name here.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// How many generations of rules and rule sets keep their names.
+const GENERATIONS: usize = 4;
+/// Strangers' addresses are remembered too (as nameless), and a scan has many: about 4 MiB.
+const CACHED_ADDRESSES: usize = 1 << 16;
+
+#[derive(Default)]
+pub(crate) struct Naming {
+    /// The newest first.
+    generations: VecDeque<Names>,
+    rules: HashMap<RuleId, Arc<RuleName>>,
+    rule_sets: HashMap<RuleSetId, Arc<RuleSetName>>,
+    addresses: HashMap<Addr, Option<Arc<str>>>,
+    /// What the source said last, to notice who left.
+    pods: HashMap<IpAddr, String>,
+    departed: HashMap<IpAddr, (Arc<str>, Instant)>,
+}
+
+impl Naming {
+    /// Takes in the names of a new compilation.
+    pub(crate) fn learn(&mut self, names: Names) {
+        if self.generations.front() == Some(&names) {
+            return;
+        }
+        self.rules.clear();
+        self.rule_sets.clear();
+        self.generations.push_front(names);
+        self.generations.truncate(GENERATIONS);
+    }
+
+    pub(crate) fn newest(&self) -> Option<&Names> {
+        self.generations.front()
+    }
+
+    /// The world has changed: what was looked up in it may be old.
+    pub(crate) fn world_changed(&mut self) {
+        self.addresses.clear();
+    }
+
+    /// Notes which pods are gone from the source.
+    pub(crate) fn source_changed<'a>(&mut self, objects: impl IntoIterator<Item = &'a Object>) {
+        let pods: HashMap<IpAddr, String> = objects.into_iter().flat_map(addresses).collect();
+        for (ip, name) in std::mem::take(&mut self.pods) {
+            if pods.get(&ip) != Some(&name) {
+                self.departed(ip, &name);
+            }
+        }
+        self.pods = pods;
+        self.world_changed();
+    }
+
+    pub(crate) fn departed(&mut self, ip: IpAddr, name: &str) {
+        let now = Instant::now();
+        self.departed.retain(|_, (_, since)| now.duration_since(*since) < REMEMBERED);
+        self.departed.insert(ip, (name.into(), now));
+    }
+
+    pub(crate) fn address(&mut self, world: &World, addr: Addr) -> Option<Arc<str>> {
+        if let Some(name) = self.addresses.get(&addr) {
+            return name.clone();
+        }
+        let ip = addr.to_ip();
+        if let Some(name) = world.pod_name_of(ip) {
+            return self.cache(addr, Some(name.into()));
+        }
+        match self.departed.get(&ip) {
+            // Not cached, so that it is forgotten in time.
+            Some((name, since)) if since.elapsed() < REMEMBERED => Some(Arc::clone(name)),
+            _ => self.cache(addr, None),
+        }
+    }
+
+    fn cache(&mut self, addr: Addr, name: Option<Arc<str>>) -> Option<Arc<str>> {
+        if self.addresses.len() >= CACHED_ADDRESSES {
+            self.addresses.clear();
+        }
+        self.addresses.insert(addr, name.clone());
+        name
+    }
+
+    pub(crate) fn rule(&mut self, id: RuleId) -> Option<Arc<RuleName>> {
+        find(&mut self.rules, &self.generations, |names| &names.rules, id)
+    }
+
+    pub(crate) fn rule_set(&mut self, id: RuleSetId) -> Option<Arc<RuleSetName>> {
+        find(&mut self.rule_sets, &self.generations, |names| &names.rule_sets, id)
+    }
+}
+
+fn find<Id: Copy + Ord + std::hash::Hash, Name: Clone>(
+    made: &mut HashMap<Id, Arc<Name>>,
+    generations: &VecDeque<Names>,
+    part: impl Fn(&Names) -> &BTreeMap<Id, Name>,
+    id: Id,
+) -> Option<Arc<Name>> {
+    if let Some(name) = made.get(&id) {
+        return Some(Arc::clone(name));
+    }
+    let name = Arc::new(generations.iter().find_map(|names| part(names).get(&id))?.clone());
+    made.insert(id, Arc::clone(&name));
+    Some(name)
+}
+
+/// The addresses that are this pod's alone.
+fn addresses(object: &Object) -> Vec<(IpAddr, String)> {
+    let Object::Pod(pod) = object else { return Vec::new() };
+    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+        return Vec::new();
+    }
+    let Some(status) = &pod.status else { return Vec::new() };
+    let many = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    many.chain(status.pod_ip.as_deref())
+        .filter_map(|ip| ip.parse().ok())
+        .map(|ip| (ip, format!("{}/{}", object.namespace().unwrap_or_default(), object.name())))
+        .collect()
+}
