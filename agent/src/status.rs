@@ -1,0 +1,96 @@
+//! What `weir status` and the metrics show.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::{EndpointStatus, RuleSetStatus, Status};
+use common::id::RuleSetId;
+use common::net::Addr;
+use tracing::warn;
+
+use crate::datapath::Datapath;
+use crate::metrics::Numbers;
+use crate::run::Agent;
+
+impl<D: Datapath> Agent<D> {
+    pub(crate) fn status(&self) -> Status {
+        let config = shown("configuration", self.datapath.config());
+        Status {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            ready: self.ready,
+            generation: config.generation,
+            epoch: config.epoch,
+            adopted: self.datapath.adopted(),
+            source_revision: self.revision_in_force.clone(),
+            endpoints: self.endpoint_statuses(),
+            rule_sets: self.rule_set_statuses(),
+            maps: shown("map fill", self.datapath.fill()),
+            counters: shown("counters", self.datapath.counters()),
+            warnings: self.complaints.values().flatten().cloned().collect(),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    pub(crate) fn numbers(&self) -> Numbers {
+        Numbers { status: self.status(), meter: self.meter.clone() }
+    }
+
+    fn endpoint_statuses(&self) -> Vec<EndpointStatus> {
+        let row = |addr: Addr| self.actual.as_ref()?.endpoints.get(&addr);
+        let rules = |id: Option<RuleSetId>| match id {
+            None => "not programmed".to_owned(),
+            Some(id) if id.is_open() => "open".to_owned(),
+            Some(id) => format!("{id:?}"),
+        };
+        let mut endpoints: Vec<_> = self
+            .records
+            .iter()
+            .map(|attach| {
+                let row = attach.ips.first().and_then(|ip| row(Addr::from(*ip)));
+                EndpointStatus {
+                    name: match &attach.pod {
+                        Some(pod) => format!("{}/{}", pod.namespace, pod.name),
+                        None => attach.container_id.clone(),
+                    },
+                    ips: attach.ips.clone(),
+                    ifname: attach.host_ifname.clone(),
+                    ifindex: attach.host_ifindex,
+                    ingress: rules(row.map(|row| row.ingress)),
+                    egress: rules(row.map(|row| row.egress)),
+                }
+            })
+            .collect();
+        endpoints.sort_by(|a, b| a.name.cmp(&b.name));
+        endpoints
+    }
+
+    fn rule_set_statuses(&self) -> Vec<RuleSetStatus> {
+        let Some(names) = self.naming.newest() else { return Vec::new() };
+        let mut users: BTreeMap<RuleSetId, BTreeSet<u32>> = BTreeMap::new();
+        for row in self.actual.iter().flat_map(|tables| tables.endpoints.values()) {
+            for rule_set in [row.ingress, row.egress] {
+                users.entry(rule_set).or_default().insert(row.ifindex);
+            }
+        }
+        names
+            .rule_sets
+            .iter()
+            .map(|(id, name)| RuleSetStatus {
+                id: format!("{id:?}"),
+                direction: name.direction.as_str().to_owned(),
+                policies: name.policies.clone(),
+                rows: name.rows,
+                endpoints: users.get(id).map_or(0, BTreeSet::len),
+            })
+            .collect()
+    }
+}
+
+/// A part of the datapath that cannot be read is missing from the status, and the log says why.
+fn shown<T: Default>(what: &str, part: anyhow::Result<T>) -> T {
+    part.unwrap_or_else(|error| {
+        warn!(error = format!("{error:#}"), "{what} of the datapath cannot be read");
+        T::default()
+    })
+}
