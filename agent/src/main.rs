@@ -1,2 +1,152 @@
-//! Placeholder.
-fn main() {}
+//! `weir-agent`, one per node: watches, compiles, programs, reports.
+//!
+//! Wiring only. Sources, socket, timers and the kernel's flow events become [`event::Event`]s; [`run::Agent`] owns all
+//! state. One thread does everything but read the source: a namespace belongs to a thread.
+#![forbid(unsafe_code)]
+
+mod config;
+mod conflist;
+mod datapath;
+mod endpoints;
+mod event;
+mod flows;
+mod health;
+mod http;
+mod kernel;
+mod metrics;
+mod naming;
+mod node;
+mod records;
+mod routes;
+mod run;
+mod socket;
+mod source;
+mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod underlay;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::interval;
+use tracing::info;
+
+use crate::config::Config;
+use crate::event::Event;
+use crate::node::{Neighbourhood, Plugin};
+use crate::records::Records;
+use crate::routes::Routes;
+use crate::run::Agent;
+use crate::socket::Socket;
+use crate::source::Directory;
+
+fn main() -> ExitCode {
+    match run(Config::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
+        .with_context(|| format!("--log {}: no tracing filter", config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    LocalSet::new().block_on(&runtime, serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    // The socket first: it is what keeps a second agent away from the pins.
+    let socket = Socket::bind(&config.socket)?;
+    let listener = match config.metrics {
+        Some(addr) => Some(health::bind(addr).await?),
+        None => None,
+    };
+    let handle = netlink::Handle::new()?;
+    let underlays = underlay::find(&handle, &config.underlays).await?;
+    underlay::prepare(&underlays)?;
+
+    let (mut dataplane, flow_reader) = kernel::open(&config.pins)?;
+    for underlay in &underlays {
+        dataplane
+            .attach_underlay(underlay.ifindex)
+            .with_context(|| format!("attach to the underlay device {}", underlay.name))?;
+    }
+    if let Some(cgroup) = &config.cgroup {
+        dataplane.attach_cgroup(cgroup).with_context(|| format!("--cgroup {}", cgroup.display()))?;
+    }
+    info!(node = config.node, adopted = dataplane.adopted(), "datapath open");
+
+    let records = Records::load(config.cni_state.join("endpoints"))?;
+    let plugin = match &config.conflist {
+        // The runtime runs the plugin elsewhere.
+        Some(path) => Some(Plugin {
+            path: conflist::file_at(path),
+            socket: std::path::absolute(&config.socket)?,
+            state: std::path::absolute(&config.cni_state)?,
+            mtu: underlays.iter().map(|underlay| underlay.mtu).min().unwrap_or(1500),
+        }),
+        None => None,
+    };
+    let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
+    let agent = Agent::new(&config.node, dataplane, records, neighbourhood);
+
+    let (events, queue) = mpsc::channel(256);
+    let routes = Routes::new(handle, underlays);
+    spawn_local(node::follow(config.node, routes, plugin, neighbours, events.clone()));
+    spawn_local(kernel::follow(flow_reader, events.clone()));
+    spawn_local(every(Duration::from_secs(10), || Event::Sweep, events.clone()));
+    spawn_local(every(Duration::from_secs(30), || Event::Reconcile, events.clone()));
+    spawn_local(signals(events.clone())?);
+    if let Some(listener) = listener {
+        spawn_local(health::serve(listener, events.clone()));
+    }
+    let source = source::follow(Directory::new(config.source), events.clone());
+
+    // Whatever ends first ends the agent; the datapath goes on.
+    tokio::select! {
+        () = agent.run(queue) => info!("stopped, the datapath goes on enforcing"),
+        () = socket.serve(events) => {}
+        error = source => bail!(error.unwrap_or_else(|_| anyhow!("the source ended without a word"))),
+    }
+    Ok(())
+}
+
+async fn every(period: Duration, event: impl Fn() -> Event, events: mpsc::Sender<Event>) {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick is at once.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        if events.send(event()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Installs the handlers before it returns, so that no signal meets the default action afterwards.
+fn signals(events: mpsc::Sender<Event>) -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // If nobody listens, the agent has stopped already.
+        events.send(Event::Shutdown).await.unwrap_or_default();
+    })
+}

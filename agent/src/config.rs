@@ -1,0 +1,42 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The agent of one node: watches, compiles, programs, reports.
+///
+/// It runs in the node's network namespace. SIGTERM ends it and leaves the datapath enforcing; so does a crash.
+#[derive(clap::Parser)]
+#[command(name = "weir-agent", version)]
+pub(crate) struct Config {
+    /// The Node object that this agent is for
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
+    /// Folder of Kubernetes YAML or JSON that says what is desired; read again whenever a file in it changes
+    #[arg(long, value_name = "DIR")]
+    pub(crate) source: PathBuf,
+    /// Folder on a bpffs where programs and maps are pinned
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pins: PathBuf,
+    /// Where the plugin and `weir` reach this agent
+    #[arg(long, value_name = "PATH", default_value = api::DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// CNI configuration to write once pods can be wired
+    #[arg(long, value_name = "PATH")]
+    pub(crate) conflist: Option<PathBuf>,
+    /// State that the plugin and the agent keep over restarts
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weir/cni")]
+    pub(crate) cni_state: PathBuf,
+    /// Device towards the other nodes; may be repeated [default: the devices of the default routes]
+    #[arg(long = "underlay", value_name = "IFNAME")]
+    pub(crate) underlays: Vec<String>,
+    /// cgroup2 folder of the processes whose connections to Services are translated
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Serve /metrics, /healthz and /readyz here
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// What to log, as tracing filters are written
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+}

@@ -1,0 +1,116 @@
+//! The real datapath, as the loop sees it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use common::config::Config;
+use dataplane::{Dataplane, FlowReader, Options};
+use nix::net::if_::if_indextoname;
+use policy::Tables;
+use policy::tables::MapOp;
+use tokio::sync::mpsc;
+
+use crate::datapath::Datapath;
+use crate::event::Event;
+
+pub(crate) fn open(pins: &Path) -> Result<(Dataplane, FlowReader)> {
+    let options = Options { pins: pins.to_owned(), ..Options::default() };
+    let mut dataplane = Dataplane::open(&options)
+        .with_context(|| format!("open the datapath pinned at {}", pins.display()))?;
+    let flows = dataplane.flows()?;
+    Ok((dataplane, flows))
+}
+
+/// Hands batches of flow events to the loop, as fast as it takes them; what the ring cannot hold meanwhile, the
+/// programs count.
+pub(crate) async fn follow(mut reader: FlowReader, events: mpsc::Sender<Event>) {
+    let mut failing = false;
+    loop {
+        let event = match reader.next().await {
+            Ok(batch) => Event::Flows(batch),
+            Err(error) => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                failing = true;
+                let complaint = format!("{:#}", anyhow::Error::from(error));
+                Event::Complaints { part: "flows", complaints: vec![complaint] }
+            }
+        };
+        if failing && matches!(event, Event::Flows(_)) {
+            failing = false;
+            let well = Event::Complaints { part: "flows", complaints: Vec::new() };
+            if events.send(well).await.is_err() {
+                return;
+            }
+        }
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Datapath for Dataplane {
+    fn adopted(&self) -> bool {
+        Dataplane::adopted(self)
+    }
+
+    fn read(&self) -> Result<Tables> {
+        Ok(Dataplane::read(self)?)
+    }
+
+    fn apply(&mut self, ops: &[MapOp]) -> Result<()> {
+        Ok(Dataplane::apply(self, ops)?)
+    }
+
+    fn config(&self) -> Result<Config> {
+        Ok(Dataplane::config(self)?)
+    }
+
+    fn attach_endpoint(&mut self, ifindex: u32) -> Result<()> {
+        Ok(Dataplane::attach_endpoint(self, ifindex)?)
+    }
+
+    fn detach_endpoint(&mut self, ifindex: u32) -> Result<()> {
+        Ok(Dataplane::detach_endpoint(self, ifindex)?)
+    }
+
+    fn endpoint_attached(&self, ifindex: u32) -> Result<bool> {
+        Ok(Dataplane::endpoint_attached(self, ifindex)?)
+    }
+
+    fn attached_endpoints(&self) -> Result<Vec<u32>> {
+        Ok(Dataplane::attached_endpoints(self)?)
+    }
+
+    fn counters(&self) -> Result<Vec<api::Counter>> {
+        let counters = Dataplane::counters(self)?;
+        Ok(counters
+            .into_iter()
+            .map(|counter| api::Counter {
+                name: counter.name.to_owned(),
+                packets: counter.packets,
+                bytes: counter.bytes,
+            })
+            .collect())
+    }
+
+    fn fill(&self) -> Result<Vec<api::MapFill>> {
+        let maps = Dataplane::fill(self)?;
+        Ok(maps
+            .into_iter()
+            .map(|map| api::MapFill {
+                name: map.name.to_owned(),
+                entries: map.entries,
+                capacity: map.capacity,
+            })
+            .collect())
+    }
+
+    fn sweep(&mut self) -> Result<u64> {
+        Ok(Dataplane::sweep(self)?.expired as u64)
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<String> {
+        if_indextoname(ifindex).ok()?.into_string().ok()
+    }
+}

@@ -1,0 +1,301 @@
+//! The loop: drain what is queued, compile once, plan, apply, answer.
+//!
+//! One task owns the world and the datapath, so there is nothing to lock; nothing in here awaits but the queue.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use policy::{Tables, Warning, World};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::datapath::Datapath;
+use crate::endpoints::{Admitted, Farewell, Waiting};
+use crate::event::{Call, Event, Question};
+use crate::flows::Flows;
+use crate::metrics::Meter;
+use crate::naming::Naming;
+use crate::node::Neighbourhood;
+use crate::records::Records;
+use crate::source::Snapshot;
+
+/// Events handled before the next plan at most, so that a flood of one kind cannot hold the others up for ever.
+const BATCH: usize = 256;
+/// A plan that failed is tried again after this, and before it with the next change.
+const RETRY: Duration = Duration::from_secs(2);
+/// Whether the link of programs that are to go is gone is looked after so soon, then after twice as long each time.
+const DEPARTURE: Duration = Duration::from_millis(20);
+
+pub(crate) struct Agent<D> {
+    pub(crate) node: String,
+    pub(crate) datapath: D,
+    pub(crate) world: World,
+    pub(crate) records: Records,
+    pub(crate) naming: Naming,
+    pub(crate) flows: Flows,
+    pub(crate) meter: Meter,
+    /// What the maps hold; unknown before the first look, and after a write that failed half-way.
+    pub(crate) actual: Option<Tables>,
+    /// The first complete list has arrived.
+    pub(crate) source_seen: bool,
+    /// The first complete list is in force.
+    pub(crate) ready: bool,
+    /// What was last read, and of that, what is in force.
+    pub(crate) revision_read: Option<String>,
+    pub(crate) revision_in_force: Option<String>,
+    pub(crate) complaints: BTreeMap<&'static str, Vec<String>>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) admitted: Vec<Admitted>,
+    pub(crate) farewells: Vec<Farewell>,
+    /// Calls that change nothing; they see what was asked for before them.
+    questions: Vec<Question>,
+    /// Interfaces whose programs are to be detached once they are gone.
+    pub(crate) departing: Vec<u32>,
+    neighbourhood: watch::Sender<Neighbourhood>,
+    /// The world differs from what was last compiled.
+    changed: bool,
+    retry_at: Option<Instant>,
+    depart_at: Option<Instant>,
+    depart_after: Duration,
+}
+
+impl<D: Datapath> Agent<D> {
+    /// Takes back what an earlier agent had taken in, as far as it still exists.
+    pub(crate) fn new(
+        node: &str,
+        datapath: D,
+        records: Records,
+        neighbourhood: watch::Sender<Neighbourhood>,
+    ) -> Self {
+        let mut agent = Self {
+            node: node.to_owned(),
+            datapath,
+            world: World::new(node),
+            records,
+            naming: Naming::default(),
+            flows: Flows::new(node),
+            meter: Meter::default(),
+            actual: None,
+            source_seen: false,
+            ready: false,
+            revision_read: None,
+            revision_in_force: None,
+            complaints: BTreeMap::new(),
+            last_error: None,
+            waiting: Vec::new(),
+            admitted: Vec::new(),
+            farewells: Vec::new(),
+            questions: Vec::new(),
+            departing: Vec::new(),
+            neighbourhood,
+            changed: false,
+            retry_at: None,
+            depart_at: None,
+            depart_after: DEPARTURE,
+        };
+        agent.reconcile();
+        let kept: Vec<_> = agent.records.iter().cloned().collect();
+        kept.iter().for_each(|attach| agent.enter(attach));
+        agent
+    }
+
+    /// Runs until told to stop, or until nobody is left to say anything.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = sleep_until(self.deadline()) => Some(Event::Tick),
+            };
+            let mut next = event;
+            let mut left = BATCH;
+            while let Some(event) = next {
+                if matches!(event, Event::Shutdown) {
+                    return;
+                }
+                self.handle(event);
+                left -= 1;
+                next = if left > 0 { events.try_recv().ok() } else { None };
+            }
+            self.settle(Instant::now());
+            if events.is_closed() && events.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Source(snapshot) => self.take(snapshot),
+            Event::Call(call) => self.call(call),
+            Event::Flows(events) => self.flows.record(events, &mut self.naming, &self.world),
+            Event::Complaints { part, complaints } => self.complain(part, complaints),
+            Event::Sweep => self.sweep(),
+            Event::Reconcile => self.reconcile(),
+            // `settle` looks at the clock; the loop itself ends.
+            Event::Tick | Event::Shutdown => {}
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        match call {
+            Call::Attach(attach, reply) => self.attach(attach, reply),
+            Call::Detach(attachment, reply) => self.detach(&attachment, reply),
+            Call::Collect(valid, reply) => self.collect(&valid, reply),
+            Call::Ask(question) => self.questions.push(question),
+        }
+    }
+
+    fn answer(&self, question: Question) {
+        // An answer that nobody waits for any more is no loss.
+        match question {
+            Question::Endpoint(attachment, reply) => drop(reply.send(self.endpoint(&attachment))),
+            Question::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Question::Flows(query, reply) => drop(reply.send(Ok(self.flows.query(&query)))),
+            Question::Numbers(reply) => drop(reply.send(Ok(self.numbers()))),
+        }
+    }
+
+    fn take(&mut self, snapshot: Snapshot) {
+        let Snapshot { objects, warnings, revision } = snapshot;
+        self.naming.source_changed(objects.iter().map(|(object, _)| object));
+        self.world.reset(objects);
+        self.complain("files", warnings.iter().map(Warning::to_string).collect());
+        self.revision_read = revision;
+        self.source_seen = true;
+        self.world_changed();
+        self.admit();
+    }
+
+    pub(crate) fn world_changed(&mut self) {
+        self.changed = true;
+        self.naming.world_changed();
+    }
+
+    /// Replaces what one part has to say; what is new is logged.
+    fn complain(&mut self, part: &'static str, complaints: Vec<String>) {
+        let known = self.complaints.remove(part).unwrap_or_default();
+        for complaint in complaints.iter().filter(|complaint| !known.contains(complaint)) {
+            warn!("{complaint}");
+        }
+        self.complaints.insert(part, complaints);
+    }
+
+    /// What the queue has brought is put in force and answered.
+    fn settle(&mut self, now: Instant) {
+        self.give_up(now);
+        if self.changed || self.retry_at.is_some_and(|at| at <= now) {
+            let programmed = self.program();
+            if self.finish_admitted(programmed) {
+                // Endpoints that could not be taken in go before anybody hears of it. `program` keeps its own error.
+                self.program().unwrap_or_default();
+            }
+            self.depart_after = DEPARTURE;
+            self.depart(now);
+        } else if self.depart_at.is_some_and(|at| at <= now) {
+            self.depart(now);
+        }
+        self.say_farewell();
+        for question in std::mem::take(&mut self.questions) {
+            self.answer(question);
+        }
+    }
+
+    fn depart(&mut self, now: Instant) {
+        self.let_depart();
+        self.depart_at = (!self.departing.is_empty()).then(|| now + self.depart_after);
+        self.depart_after = (2 * self.depart_after).min(Duration::from_secs(30));
+    }
+
+    /// Compiles the world and makes the maps hold the result. Where that cannot be, they hold what they held before.
+    fn program(&mut self) -> Result<(), String> {
+        if !self.source_seen {
+            return Ok(());
+        }
+        self.changed = false;
+        let outcome = self.compile_and_apply().map_err(|error| format!("{error:#}"));
+        self.retry_at = outcome.is_err().then(|| Instant::now() + RETRY);
+        match &outcome {
+            Ok(()) => {
+                self.revision_in_force.clone_from(&self.revision_read);
+                if self.last_error.take().is_some() {
+                    info!("plan carried out after all");
+                }
+                if !self.ready {
+                    self.ready = true;
+                    info!(node = self.node, generation = self.generation(), "ready");
+                }
+            }
+            Err(problem) => {
+                self.meter.refused += 1;
+                if self.last_error.as_ref() != Some(problem) {
+                    error!(error = problem, "plan not carried out, the last good generation stays in force");
+                }
+                self.last_error = Some(problem.clone());
+            }
+        }
+        let neighbourhood = Neighbourhood::of(&self.world, self.ready);
+        self.neighbourhood.send_if_modified(|last| {
+            let news = *last != neighbourhood;
+            *last = neighbourhood;
+            news
+        });
+        outcome
+    }
+
+    fn compile_and_apply(&mut self) -> anyhow::Result<()> {
+        let began = std::time::Instant::now();
+        let compiled = policy::compile(&self.world);
+        self.complain("policy", compiled.warnings.iter().map(Warning::to_string).collect());
+        // Before they are in force: the first event that needs the names comes after this.
+        self.naming.learn(compiled.names);
+        let actual = match self.actual.take() {
+            Some(actual) => actual,
+            None => self.datapath.read().context("read what the maps hold")?,
+        };
+        let plan = policy::plan(&actual, &compiled.tables);
+        self.meter.planned(began.elapsed(), plan.len());
+        if !plan.is_empty() {
+            let began = std::time::Instant::now();
+            if let Err(error) = self.datapath.apply(&plan) {
+                // How far it came only the maps know. If they cannot be read now, the next plan reads them.
+                self.actual = self.datapath.read().ok();
+                return Err(error.context(format!("carry out a plan of {} writes", plan.len())));
+            }
+            self.meter.applied(began.elapsed());
+            info!(writes = plan.len(), generation = self.generation(), "plan carried out");
+        }
+        self.actual = Some(compiled.tables);
+        Ok(())
+    }
+
+    fn sweep(&mut self) {
+        match self.datapath.sweep() {
+            Ok(forgotten) => self.meter.swept += forgotten,
+            Err(error) => warn!(error = format!("{error:#}"), "expired connections not swept"),
+        }
+        if let Ok(counters) = self.datapath.counters()
+            && let Some(lost) = counters.iter().find(|counter| counter.name == "flow_events_lost")
+        {
+            self.flows.lost(lost.packets);
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.datapath.config().map_or(0, |config| config.generation)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
+        waiting.chain(self.retry_at).chain(self.depart_at).min()
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,180 @@
+//! What the tests share: a datapath in memory, and a folder that goes away.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Result, bail};
+use common::config::Config;
+use policy::Tables;
+use policy::tables::MapOp;
+
+use crate::datapath::Datapath;
+use crate::source::Snapshot;
+
+/// What the kernel would hold. It outlives the agent, as pins do.
+#[derive(Default)]
+pub(crate) struct Kernel {
+    pub(crate) tables: Tables,
+    pub(crate) generation: u64,
+    pub(crate) interfaces: BTreeMap<u32, String>,
+    pub(crate) attached: BTreeSet<u32>,
+    /// Plans of more writes than this do not fit.
+    pub(crate) room: Option<usize>,
+    pub(crate) attach_fails: bool,
+    /// Everything that was done, in order.
+    pub(crate) log: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct MemoryDatapath {
+    pub(crate) kernel: Rc<RefCell<Kernel>>,
+    pub(crate) adopted: bool,
+}
+
+impl Datapath for MemoryDatapath {
+    fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    fn read(&self) -> Result<Tables> {
+        Ok(self.kernel.borrow().tables.clone())
+    }
+
+    fn apply(&mut self, ops: &[MapOp]) -> Result<()> {
+        let mut kernel = self.kernel.borrow_mut();
+        if kernel.room.is_some_and(|room| ops.len() > room) {
+            bail!("map `RULES` is too small");
+        }
+        for op in ops {
+            kernel.tables.apply(op);
+        }
+        kernel.generation += 1;
+        kernel.log.push("apply".into());
+        Ok(())
+    }
+
+    fn config(&self) -> Result<Config> {
+        Ok(Config { generation: self.kernel.borrow().generation, ..Config::default() })
+    }
+
+    fn attach_endpoint(&mut self, ifindex: u32) -> Result<()> {
+        let mut kernel = self.kernel.borrow_mut();
+        if kernel.attach_fails {
+            bail!("attach program `from_pod` to {ifindex}");
+        }
+        kernel.attached.insert(ifindex);
+        kernel.log.push(format!("attach {ifindex}"));
+        Ok(())
+    }
+
+    fn detach_endpoint(&mut self, ifindex: u32) -> Result<()> {
+        let mut kernel = self.kernel.borrow_mut();
+        if kernel.attached.remove(&ifindex) {
+            kernel.log.push(format!("detach {ifindex}"));
+        }
+        Ok(())
+    }
+
+    fn endpoint_attached(&self, ifindex: u32) -> Result<bool> {
+        Ok(self.kernel.borrow().attached.contains(&ifindex))
+    }
+
+    fn attached_endpoints(&self) -> Result<Vec<u32>> {
+        Ok(self.kernel.borrow().attached.iter().copied().collect())
+    }
+
+    fn counters(&self) -> Result<Vec<api::Counter>> {
+        Ok(Vec::new())
+    }
+
+    fn fill(&self) -> Result<Vec<api::MapFill>> {
+        Ok(Vec::new())
+    }
+
+    fn sweep(&mut self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<String> {
+        self.kernel.borrow().interfaces.get(&ifindex).cloned()
+    }
+}
+
+/// A folder of this test's own, gone with this value.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("weir-agent-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A panic in a drop would hide the test's own.
+        std::fs::remove_dir_all(&self.0).unwrap_or_default();
+    }
+}
+
+/// A source's answer, from text.
+pub(crate) fn snapshot(yaml: &str) -> Snapshot {
+    let documents = policy::manifest::documents("test.yaml", yaml).unwrap();
+    let objects = documents.iter().map(|document| policy::manifest::object(document).unwrap().unwrap());
+    Snapshot {
+        objects: objects.collect(),
+        warnings: Vec::new(),
+        revision: Some(api::source_revision([yaml.as_bytes()])),
+    }
+}
+
+pub(crate) const NODES: &str = "
+apiVersion: v1
+kind: Node
+metadata: { name: node-0 }
+spec: { podCIDRs: [10.244.0.0/24] }
+status: { addresses: [{ type: InternalIP, address: 172.30.0.10 }] }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: shop, labels: { kubernetes.io/metadata.name: shop } }
+";
+
+/// Of namespace `shop`, on `node-0`.
+pub(crate) fn pod(name: &str, ip: &str) -> String {
+    format!(
+        "---
+apiVersion: v1
+kind: Pod
+metadata: {{ namespace: shop, name: {name}, labels: {{ app: {name} }} }}
+spec: {{ nodeName: node-0, containers: [{{ name: main, image: none, ports: [{{ containerPort: 80 }}] }}] }}
+status: {{ phase: Running, podIP: {ip}, podIPs: [{{ ip: {ip} }}] }}
+"
+    )
+}
+
+/// Closes `shop`'s pods with this label to everybody but `app: client` on port 80.
+pub(crate) fn policy(name: &str, app: &str) -> String {
+    format!(
+        "---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{ namespace: shop, name: {name} }}
+spec:
+  podSelector: {{ matchLabels: {{ app: {app} }} }}
+  ingress:
+  - from: [{{ podSelector: {{ matchLabels: {{ app: client }} }} }}]
+    ports: [{{ port: 80 }}]
+"
+    )
+}

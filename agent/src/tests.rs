@@ -1,0 +1,352 @@
+//! The loop, with the kernel in memory.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use api::{Attach, Attached, Attachment, Detached, PodRef, Status, Valid};
+use common::net::Addr;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, timeout};
+
+use crate::event::{Call, Event, Fault, Question, Refusal, Reply};
+use crate::node::Neighbourhood;
+use crate::records::Records;
+use crate::run::Agent;
+use crate::testing::{Folder, Kernel, MemoryDatapath, NODES, pod, policy, snapshot};
+
+type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+/// A node whose agent can be stopped and started; kernel and disk stay.
+struct Node {
+    folder: Folder,
+    datapath: MemoryDatapath,
+    agent: Option<(mpsc::Sender<Event>, JoinHandle<()>)>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let mut node = Self { folder: Folder::new(), datapath: MemoryDatapath::default(), agent: None };
+        for ifindex in 1..10 {
+            node.kernel(|kernel| drop(kernel.interfaces.insert(ifindex, format!("weir{ifindex}"))));
+        }
+        node.start();
+        node
+    }
+
+    fn start(&mut self) {
+        let records = Records::load(self.folder.path().join("endpoints")).unwrap();
+        let (neighbourhood, _) = watch::channel(Neighbourhood::default());
+        let agent = Agent::new("node-0", self.datapath.clone(), records, neighbourhood);
+        let (events, queue) = mpsc::channel(16);
+        self.agent = Some((events, spawn_local(agent.run(queue))));
+    }
+
+    async fn stop(&mut self) {
+        let (events, task) = self.agent.take().unwrap();
+        events.send(Event::Shutdown).await.unwrap();
+        task.await.unwrap();
+    }
+
+    fn kernel<T>(&self, look: impl FnOnce(&mut Kernel) -> T) -> T {
+        look(&mut self.datapath.kernel.borrow_mut())
+    }
+
+    async fn send(&self, event: Event) {
+        self.agent.as_ref().unwrap().0.send(event).await.unwrap();
+    }
+
+    async fn source(&self, parts: &[&str]) {
+        self.send(Event::Source(snapshot(&parts.concat()))).await;
+    }
+
+    async fn call<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Answer<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Event::Call(call(reply))).await;
+        answer
+    }
+
+    async fn attach(&self, name: &str, ifindex: u32) -> Answer<Attached> {
+        self.call(|reply| Call::Attach(attach(name, ifindex), reply)).await
+    }
+
+    async fn detach(&self, name: &str) -> Detached {
+        self.call(|reply| Call::Detach(attachment(name), reply)).await.await.unwrap().unwrap()
+    }
+
+    async fn status(&self) -> Status {
+        self.call(|reply| Call::Ask(Question::Status(reply))).await.await.unwrap().unwrap()
+    }
+
+    fn has_row(&self, ifindex: u32) -> bool {
+        self.kernel(|kernel| kernel.tables.endpoints.contains_key(&Addr::from(ip(ifindex))))
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.kernel(|kernel| std::mem::take(&mut kernel.log))
+    }
+}
+
+fn ip(ifindex: u32) -> IpAddr {
+    IpAddr::from([10, 244, 0, ifindex as u8])
+}
+
+/// The pod's address ends in its interface's index.
+fn attach(name: &str, ifindex: u32) -> Attach {
+    Attach {
+        container_id: format!("id-{name}"),
+        ifname: "eth0".into(),
+        netns: "/proc/1/ns/net".into(),
+        pod: Some(PodRef { namespace: "shop".into(), name: name.into(), uid: None }),
+        host_ifname: format!("weir{ifindex}"),
+        host_ifindex: ifindex,
+        ips: vec![ip(ifindex)],
+    }
+}
+
+fn attachment(name: &str) -> Attachment {
+    Attachment { container_id: format!("id-{name}"), ifname: "eth0".into() }
+}
+
+async fn on_a_node(test: impl AsyncFnOnce(Node)) {
+    LocalSet::new().run_until(async { test(Node::new()).await }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_programmed_before_the_first_source() {
+    on_a_node(async |node| {
+        let answer = node.attach("web", 1).await;
+        assert!(!node.status().await.ready);
+        assert_eq!(node.log(), Vec::<String>::new());
+
+        node.source(&[NODES, &pod("web", "10.244.0.1")]).await;
+        answer.await.unwrap().unwrap();
+        assert!(node.status().await.ready);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_is_answered_once_rows_and_programs_are_in_place() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1"), &policy("quiet", "web")]).await;
+        node.status().await;
+        node.log();
+        let attached = node.attach("web", 1).await.await.unwrap().unwrap();
+        assert_eq!(node.log(), ["apply", "attach 1"]);
+        assert!(node.has_row(1));
+        assert_eq!(attached.generation, node.kernel(|kernel| kernel.generation));
+
+        let status = node.status().await;
+        assert_eq!(status.endpoints[0].name, "shop/web");
+        assert_eq!(status.endpoints[0].egress, "open");
+        assert_eq!(status.rule_sets[0].policies, ["shop/quiet"]);
+        assert_eq!(status.endpoints[0].ingress, status.rule_sets[0].id);
+        let endpoint = node
+            .call(|reply| Call::Ask(Question::Endpoint(attachment("web"), reply)))
+            .await
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(endpoint.programs_attached && endpoint.rows_present);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_waits_for_its_pod_and_then_may_try_again() {
+    on_a_node(async |node| {
+        node.source(&[NODES]).await;
+        let began = Instant::now();
+        let refusal = node.attach("web", 1).await.await.unwrap().unwrap_err();
+        assert_eq!(refusal.fault, Fault::Now);
+        assert!(refusal.message.contains("Pod shop/web"), "{}", refusal.message);
+        assert!(began.elapsed() >= Duration::from_secs(10));
+
+        let answer = node.attach("web", 1).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        node.source(&[NODES, &pod("web", "10.244.0.1")]).await;
+        timeout(Duration::from_millis(1), answer).await.unwrap().unwrap().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_hung_up_leaves_nothing_behind() {
+    on_a_node(async |node| {
+        node.source(&[NODES]).await;
+        drop(node.attach("web", 1).await);
+        node.source(&[NODES, &pod("web", "10.244.0.1")]).await;
+        assert!(node.status().await.endpoints.is_empty());
+        assert!(!node.has_row(1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_programs_do_not_attach_is_undone_before_the_answer() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1")]).await;
+        node.kernel(|kernel| kernel.attach_fails = true);
+        let refusal = node.attach("web", 1).await.await.unwrap().unwrap_err();
+        assert_eq!(refusal.fault, Fault::Now);
+        assert!(refusal.message.contains("id-web/eth0: attach program"), "{}", refusal.message);
+        assert!(!node.has_row(1));
+        assert!(node.status().await.endpoints.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interface_that_is_not_the_one_named_is_the_callers_fault() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1")]).await;
+        let mut wrong = attach("web", 1);
+        wrong.host_ifindex = 2;
+        let refusal = node.call(|reply| Call::Attach(wrong, reply)).await.await.unwrap().unwrap_err();
+        assert_eq!(refusal.fault, Fault::Caller);
+        assert!(refusal.message.contains("host_ifindex: 2 is weir2, not weir1"), "{}", refusal.message);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_does_not_fit_leaves_the_last_generation_in_force_and_is_tried_again() {
+    on_a_node(async |node| {
+        let before = [NODES, &pod("web", "10.244.0.1")];
+        node.source(&before).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        let good = node.status().await;
+        let tables = node.kernel(|kernel| kernel.tables.clone());
+
+        node.kernel(|kernel| kernel.room = Some(0));
+        node.source(&[before[0], before[1], &policy("quiet", "web")]).await;
+        let status = node.status().await;
+        assert!(status.last_error.unwrap().contains("map `RULES` is too small"));
+        assert_eq!(
+            (status.generation, status.source_revision),
+            (good.generation, good.source_revision.clone())
+        );
+        assert!(status.ready);
+        assert_eq!(node.kernel(|kernel| kernel.tables.clone()), tables);
+
+        node.kernel(|kernel| kernel.room = None);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let status = node.status().await;
+        assert_eq!(status.last_error, None);
+        assert_ne!(status.source_revision, good.source_revision);
+        assert_ne!(node.kernel(|kernel| kernel.tables.clone()), tables);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_finds_everything_as_it_should_be() {
+    on_a_node(async |mut node| {
+        let source = [NODES, &pod("web", "10.244.0.1"), &policy("quiet", "web")];
+        node.source(&source).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.stop().await;
+        node.log();
+
+        node.start();
+        node.source(&source).await;
+        let status = node.status().await;
+        assert!(status.ready);
+        assert_eq!(status.endpoints[0].name, "shop/web");
+        assert_eq!(node.log(), Vec::<String>::new(), "the plan is empty, and nothing is attached again");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_lets_go_of_what_vanished_while_none_was_there() {
+    on_a_node(async |mut node| {
+        let source = [NODES, &pod("web", "10.244.0.1"), &pod("client", "10.244.0.2")];
+        node.source(&source).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.attach("client", 2).await.await.unwrap().unwrap();
+        node.stop().await;
+        node.kernel(|kernel| drop(kernel.interfaces.remove(&1)));
+        node.log();
+
+        node.start();
+        node.source(&source).await;
+        assert_eq!(node.status().await.endpoints.len(), 1);
+        assert_eq!(node.log(), ["detach 1", "apply"]);
+        assert!(!node.has_row(1) && node.has_row(2));
+        assert_eq!(std::fs::read_dir(node.folder.path().join("endpoints")).unwrap().count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_leave_at_once_and_programs_with_their_interface() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1")]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.log();
+        assert!(node.detach("web").await.existed);
+        assert_eq!(node.log(), ["apply"], "the programs go on dropping what the pod still sends");
+        assert!(!node.has_row(1));
+        assert!(!node.detach("web").await.existed);
+
+        node.kernel(|kernel| drop(kernel.interfaces.remove(&1)));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(node.log(), ["detach 1"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_the_runtime_does_not_list_is_collected() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1"), &pod("client", "10.244.0.2")]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.attach("client", 2).await.await.unwrap().unwrap();
+        for removed in [vec![attachment("web")], Vec::new()] {
+            let valid = Valid { attachments: vec![attachment("client")] };
+            let collected = node.call(|reply| Call::Collect(valid, reply)).await.await.unwrap().unwrap();
+            assert_eq!(collected.removed, removed);
+        }
+        assert!(!node.has_row(1) && node.has_row(2));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_whose_interface_is_gone_are_reconciled() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1"), &pod("client", "10.244.0.2")]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.attach("client", 2).await.await.unwrap().unwrap();
+        node.kernel(|kernel| {
+            kernel.interfaces.remove(&1);
+            kernel.attached.remove(&2);
+        });
+        node.send(Event::Reconcile).await;
+        assert_eq!(node.status().await.endpoints.len(), 1);
+        assert!(!node.has_row(1));
+        assert!(node.kernel(|kernel| kernel.attached.contains(&2)), "mended");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_a_dead_endpoint_had_can_be_given_away_again() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1"), &pod("client", "10.244.0.1")]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        let mut successor = attach("client", 2);
+        successor.ips = vec![ip(1)];
+        let taken =
+            node.call(|reply| Call::Attach(successor.clone(), reply)).await.await.unwrap().unwrap_err();
+        assert!(taken.message.contains("id-web/eth0"), "{}", taken.message);
+
+        node.kernel(|kernel| drop(kernel.interfaces.remove(&1)));
+        node.call(|reply| Call::Attach(successor, reply)).await.await.unwrap().unwrap();
+        assert_eq!(node.status().await.endpoints.len(), 1);
+        assert!(node.has_row(1));
+    })
+    .await;
+}
