@@ -5,14 +5,17 @@
 //! are dropped. An entry moves into `CT` with its first reply and out of it with its last packet; its copy in `CT_HALF`
 //! is left to age meanwhile, since every lookup asks `CT` first.
 
+use aya_ebpf::helpers::generated::bpf_for_each_map_elem;
 use common::conntrack::{CtEntry, CtKey, lifetime_ns, step};
 use common::verdict::DropReason;
 
 use crate::maps::{CT, CT_HALF};
+use crate::report;
 use crate::sighting::Sighting;
 
 /// Entries are written back only when their lifetime moves by at least this much: most packets write nothing.
 const TOUCH_NS: u64 = 1_000_000_000;
+const SWEEP_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// The live entry of a connection.
 #[inline(always)]
@@ -42,15 +45,21 @@ pub(crate) fn touch(sighting: &mut Sighting, entry: *mut CtEntry) -> Result<(), 
         return Ok(());
     }
     // SAFETY: as in `find`.
+    sighting.entry = CtEntry { flags: next, expires_ns: next_expires_ns, ..unsafe { *entry } };
+    let changed = flags ^ next;
+    if changed & (CtEntry::CLOSED | CtEntry::REPLIED) != 0 {
+        // The copy it leaves in the other table stays as it was: should `CT` be full, the connection has not begun.
+        return change(sighting, changed);
+    }
+    // SAFETY: as in `find`.
     unsafe {
         (*entry).flags = next;
         (*entry).expires_ns = next_expires_ns;
-        sighting.entry = *entry;
     }
-    change(sighting, flags ^ next)
+    Ok(())
 }
 
-/// The entry changed its state: it may have to move to the other table.
+/// The connection saw its first reply, or its end: it moves to the other table.
 #[inline(never)]
 fn change(sighting: &Sighting, changed: u32) -> Result<(), DropReason> {
     let moved = if changed & CtEntry::CLOSED != 0 {
@@ -58,12 +67,58 @@ fn change(sighting: &Sighting, changed: u32) -> Result<(), DropReason> {
         let kept = CT_HALF.insert(&sighting.key, &sighting.entry, 0);
         let _absent = CT.remove(&sighting.key);
         kept
-    } else if changed & CtEntry::REPLIED != 0 {
-        CT.insert(&sighting.key, &sighting.entry, 0)
     } else {
-        Ok(())
+        let kept = CT.insert(&sighting.key, &sighting.entry, 0);
+        if kept.is_err() && sweep(sighting.now_ns) {
+            CT.insert(&sighting.key, &sighting.entry, 0)
+        } else {
+            kept
+        }
     };
     moved.map_err(|_| DropReason::CtFull)
+}
+
+/// `CT` is full: forgets what has expired, at most once a second. The agent does this long before; without it, connections
+/// must still expire.
+#[inline(never)]
+fn sweep(now_ns: u64) -> bool {
+    let Some(config) = report::config() else { return false };
+    // SAFETY: a pointer into the only row of an array map, which is never freed. Two CPUs may both sweep: harmless.
+    unsafe {
+        if now_ns.wrapping_sub((*config).sweep_ns) < SWEEP_INTERVAL_NS {
+            return false;
+        }
+        (*config).sweep_ns = now_ns;
+    }
+    let mut now_ns = now_ns;
+    // SAFETY: the map outlives the program, the callback has the signature that the helper asks for (kernel 5.13), and
+    // its context is a number on this stack.
+    unsafe {
+        bpf_for_each_map_elem(
+            (&raw const CT).cast_mut().cast(),
+            forget_expired as *mut core::ffi::c_void,
+            (&raw mut now_ns).cast(),
+            0,
+        );
+    }
+    true
+}
+
+/// Called by the kernel for each entry of `CT`; 0 goes on.
+#[inline(never)]
+unsafe extern "C" fn forget_expired(
+    _map: *mut core::ffi::c_void,
+    key: *const CtKey,
+    entry: *const CtEntry,
+    now_ns: *const u64,
+) -> i64 {
+    // SAFETY: the kernel passes a key and a value of the map, and the context given to the helper.
+    unsafe {
+        if (*entry).expires_ns < *now_ns {
+            let _gone = CT.remove(&*key);
+        }
+    }
+    0
 }
 
 /// Tracks a connection from its first packet on: `sighting.entry`.
