@@ -14,7 +14,7 @@ pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    up: Up,
+    up: Option<Up>,
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 if it came up (and the table is as expected), 1 if the table differs from \
@@ -85,7 +85,10 @@ enum Command {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        None => ::sandbox::run(options(args.up)?),
+        None => match args.up {
+            Some(up) => ::sandbox::run(options(up)?),
+            None => bail!("no manifests given: name files or folders with -f"),
+        },
         Some(Command::Exec { id, pod, command }) => ::sandbox::exec(id.as_deref(), &pod, &command),
         Some(Command::Down { id, all }) => ::sandbox::down(id.as_deref(), all),
         Some(Command::List) => ::sandbox::list(),
@@ -112,4 +115,53 @@ fn options(up: Up) -> anyhow::Result<Options> {
         flows: up.flows,
         all: up.all,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// What a command line means, in short.
+    fn read(line: &str) -> String {
+        let args = match Line::try_parse_from(["sandbox"].into_iter().chain(line.split(' '))) {
+            Ok(line) => line.args,
+            Err(error) => return error.to_string().lines().next().unwrap_or_default().to_owned(),
+        };
+        match (args.command, args.up) {
+            (Some(Command::Exec { id, pod, command }), _) => format!("exec {id:?} {pod} {command:?}"),
+            (Some(Command::Down { id, all }), _) => format!("down {id:?} {all}"),
+            (Some(Command::List), _) => "list".into(),
+            (None, Some(up)) => options(up).map_or_else(
+                |error| error.to_string(),
+                |it| format!("up {:?} {} {:?} {:?}", it.files, it.nodes, it.replicas, it.pod_cidrs),
+            ),
+            (None, None) => "nothing".into(),
+        }
+    }
+
+    #[test]
+    fn command_lines_mean_what_the_help_says() {
+        for (line, meaning) in [
+            ("-f a b -f c", r#"up ["a", "b", "c"] 2 None [10.244.0.0/16, fd00:244::/48]"#),
+            ("-f a --nodes 3 --replicas 1 --pod-cidr 10.0.0.0/8", r#"up ["a"] 3 Some(1) [10.0.0.0/8]"#),
+            ("-f - --watch", "--watch: standard input cannot be read again; name files or folders"),
+            ("exec shop/web -- ip addr", r#"exec None shop/web ["ip", "addr"]"#),
+            ("exec --id x web -- sh", r#"exec Some("x") web ["sh"]"#),
+            ("down", "down None false"),
+            ("down --all", "down None true"),
+            ("down x --all", "error: the argument '[ID]' cannot be used with '--all'"),
+            ("list", "list"),
+            ("--nodes 0 -f a", "error: invalid value '0' for '--nodes <N>': 0 is not in 1..=200"),
+        ] {
+            assert_eq!(read(line), meaning, "{line}");
+        }
+    }
 }

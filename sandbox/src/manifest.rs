@@ -246,3 +246,6 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| is_alphanumeric(byte) || matches!(byte, b'-' | b'.'))
         && [name.bytes().next(), name.bytes().last()].iter().all(|end| end.is_some_and(is_alphanumeric))
 }
+
+#[cfg(test)]
+mod tests;

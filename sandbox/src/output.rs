@@ -181,7 +181,7 @@ fn among<T: Ord>(
     let list = |ones: Vec<String>| ones.join(", ");
     match others.len() {
         0 if some.len() > 1 => everyone.to_owned(),
-        1..=3 if some.len() > 2 * others.len() => {
+        1..=4 if some.len() > 2 * others.len() => {
             format!("{everyone} but {}", list(others.into_iter().map(name).collect()))
         }
         _ => list(some.iter().map(name).collect()),
@@ -235,6 +235,10 @@ fn services(out: &mut String, report: &Report, names: &Names<'_>, parties: &Part
         let mut marks: BTreeMap<Mark, BTreeSet<Party>> = BTreeMap::new();
         for (party, verdicts) in &reached {
             marks.entry(Mark::of(verdicts)).or_default().insert(party.clone());
+        }
+        if marks.contains_key(&Mark::Allowed) {
+            // Who is answered says who is not.
+            marks.remove(&Mark::Denied);
         }
         for (mark, some) in &marks {
             let who = among(some, reached.keys().collect(), "everyone", |party| names.row(party));

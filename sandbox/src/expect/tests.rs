@@ -135,3 +135,12 @@ fn what_cannot_be_read_is_an_error_with_its_line() {
         "expect.yaml:2: unknown variant `maybe`, expected one of true, yes, false, no",
     );
 }
+
+#[test]
+fn the_example_is_understood_to_the_last_word() {
+    let shop = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
+    let cast = crate::assemble::cast(&crate::plan::Options::new(vec![shop.clone()]), None).unwrap();
+    assert_eq!(cast.warnings, [""; 0]);
+    assert_eq!((cast.shown(false).count(), cast.policies.len(), cast.services.len()), (9, 6, 6));
+    load(&shop.join("expect.yaml")).and_then(|it| it.check_names(&cast, false)).unwrap();
+}

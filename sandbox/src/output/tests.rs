@@ -213,7 +213,6 @@ fn services_say_who_is_answered_and_by_whom() {
         Services
           db:5432  10.96.0.20  fd00:96::20 → db
             ✓ web
-            ✗ db
 
         Warnings
           ! NetworkPolicy shop/x: spec.foo: unknown field
