@@ -9,9 +9,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::client::Lines;
+use crate::plan::Listen;
 use crate::prober::Prober;
 use crate::puppet::Puppet;
 use crate::report::{Outside, Report, Timings};
+use crate::stub::protocol::Taken;
 use crate::supervisor::{Progress, Sandbox};
 use crate::targets::{self, Target};
 use crate::verdict;
@@ -54,7 +56,8 @@ impl Sandbox {
         for (target, measured) in ends.iter().zip(measured.by_ref()) {
             let (probe, warning) = verdict::probe(target, &measured);
             report.probes.push(probe);
-            odd.extend(warning);
+            // That a port is taken is said once, not for each probe of it.
+            odd.extend(warning.filter(|_| !self.is_taken(target)));
         }
         for ((service, target), measured) in services.iter().zip(measured) {
             report.services.push(verdict::service(&self.cast.services[*service], target, &measured));
@@ -86,9 +89,31 @@ impl Sandbox {
         Ok((flows, subscriptions))
     }
 
+    fn is_taken(&self, target: &Target) -> bool {
+        let taken = target.to.as_ref().and_then(|to| self.taken.get(to));
+        let listen = Listen { port: target.port, protocol: target.protocol };
+        taken.into_iter().flatten().any(|taken| taken.listen == listen)
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        if self.nodes.iter().all(|node| node.cgroup_path().is_none()) {
+            troubles.push("no cgroup2 file system is mounted: Services do not work".to_owned());
+        }
+        for (name, taken) in &self.taken {
+            for Taken { listen: Listen { port, protocol }, error } in taken {
+                troubles.push(format!(
+                    "Pod {name}: port {port}/{protocol} cannot be listened on (another pod or container has it): {error}"
+                ));
+            }
+        }
+        troubles.dedup();
+        troubles
+    }
+
     /// What the cast does not know: troubles in pods, agents' warnings, odd probes.
     async fn warnings(&self, odd: Vec<String>) -> Vec<String> {
-        let mut warnings: Vec<String> = self.troubles.values().flatten().cloned().collect();
+        let mut warnings = self.troubles();
         let mut known: BTreeSet<String> = self.cast.warnings.iter().cloned().collect();
         for node in &self.nodes {
             // An agent that is away (killed on purpose) has nothing to say.

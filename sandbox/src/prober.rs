@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::plan::Protocol;
 use crate::puppet::{Heard, Puppet};
+use crate::state::Process;
 use crate::stub::protocol::{Order, Outcome, Probe, Said};
 use crate::targets::Target;
 
@@ -90,9 +91,11 @@ impl Prober<'_> {
             *self.next += 1;
             let timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
             let Target { ip, port, protocol, .. } = *target;
-            let running = Running { index, from: None, overdue: Instant::now() + patience + GRACE };
+            let puppet = self.puppets.get(target.from.as_str());
+            let stub = puppet.map(|puppet| puppet.process);
+            let running = Running { index, stub, from: None, overdue: Instant::now() + patience + GRACE };
             round.running.insert(id, running);
-            if self.puppets.contains_key(target.from.as_str()) {
+            if stub.is_some() {
                 orders.entry(&target.from).or_default().push(Probe { id, ip, port, protocol, timeout_ms });
             } else {
                 round.conclude(id, Outcome::Failed(format!("{} has no stub", target.from)));
@@ -154,6 +157,7 @@ struct Round<'a> {
 
 struct Running {
     index: usize,
+    stub: Option<Process>,
     /// Where it comes from, once its stub has said so.
     from: Option<SocketAddr>,
     /// When to conclude that the stub is not there any more.
@@ -189,11 +193,14 @@ impl<'a> Round<'a> {
             Some(Said::Done { id, outcome }) => self.conclude(id, outcome),
             Some(Said::Ready { .. }) => {}
             None => {
-                let lost = |running: &Running| self.targets[running.index].from == from;
-                let lost: Vec<u64> =
-                    self.running.iter().filter(|(_, running)| lost(running)).map(|(id, _)| *id).collect();
+                let lost: Vec<u64> = self
+                    .running
+                    .iter()
+                    .filter(|(_, running)| running.stub == Some(from))
+                    .map(|(id, _)| *id)
+                    .collect();
                 for id in lost {
-                    self.conclude(id, Outcome::Failed(format!("the stub of {from} has ended")));
+                    self.conclude(id, Outcome::Failed("its stub has ended".into()));
                 }
             }
         }

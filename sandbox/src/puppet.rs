@@ -16,8 +16,8 @@ use crate::stub::protocol::{Order, Role, Said, Taken};
 /// What one stub said, or that it will say no more.
 #[derive(Debug)]
 pub(crate) struct Heard {
-    /// The stub's name.
-    pub(crate) from: String,
+    /// Its process: a later pod may have the same name.
+    pub(crate) from: Process,
     /// Absent: the stub has ended.
     pub(crate) said: Option<Said>,
 }
@@ -55,7 +55,7 @@ impl Puppet {
         let (orders, queue) = mpsc::unbounded_channel();
         let (ready, when_ready) = oneshot::channel();
         drop(tokio::spawn(write_orders(stdin, queue)));
-        drop(tokio::spawn(read_said(role.name.clone(), stdout, ready, heard)));
+        drop(tokio::spawn(read_said(role.name.clone(), process, stdout, ready, heard)));
         let taken =
             when_ready.await.with_context(|| format!("stub of {}: ended before it listened", role.name))?;
         Ok((Self { name: role.name.clone(), process, orders, child }, taken))
@@ -86,6 +86,7 @@ async fn write_orders(mut stdin: ChildStdin, mut queue: mpsc::UnboundedReceiver<
 
 async fn read_said(
     name: String,
+    from: Process,
     stdout: ChildStdout,
     ready: oneshot::Sender<Vec<Taken>>,
     heard: mpsc::UnboundedSender<Heard>,
@@ -102,9 +103,9 @@ async fn read_said(
             (Said::Ready { taken }, Some(ready)) => ready.send(taken).unwrap_or_default(),
             (said, still) => {
                 ready = still;
-                heard.send(Heard { from: name.clone(), said: Some(said) }).unwrap_or_default();
+                heard.send(Heard { from, said: Some(said) }).unwrap_or_default();
             }
         }
     }
-    heard.send(Heard { from: name, said: None }).unwrap_or_default();
+    heard.send(Heard { from, said: None }).unwrap_or_default();
 }

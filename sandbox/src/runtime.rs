@@ -43,6 +43,8 @@ pub(crate) const IFNAME: &str = "eth0";
 /// Far longer than any plugin takes: it only ends a hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TRY_AGAIN_LATER: u64 = 11;
+/// Runtimes ask again too.
+const ATTEMPTS: usize = 4;
 
 impl Conflist {
     pub(crate) fn read(path: &Path, cni_path: &Path) -> anyhow::Result<Self> {
@@ -77,7 +79,7 @@ impl Conflist {
                 attempts += 1;
                 match self.run("ADD", plugin, node, container, result.as_ref()).await {
                     // As the kubelet would, if less patiently.
-                    Err(Refusal { code: Some(TRY_AGAIN_LATER), .. }) if attempts < 5 => {
+                    Err(Refusal { code: Some(TRY_AGAIN_LATER), .. }) if attempts < ATTEMPTS => {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                     Err(refusal) => bail!("wire pod {}/{}: {refusal}", container.namespace, container.name),
@@ -96,8 +98,12 @@ impl Conflist {
     /// Undoes [`Conflist::add`], however far it came.
     pub(crate) async fn delete(&self, node: &Netns, container: &Container) -> anyhow::Result<()> {
         for plugin in self.plugins.iter().rev() {
-            if let Err(refusal) = self.run("DEL", plugin, node, container, None).await {
-                bail!("unwire pod {}/{}: {refusal}", container.namespace, container.name);
+            let mut attempts = 0;
+            while let Err(refusal) = self.run("DEL", plugin, node, container, None).await {
+                attempts += 1;
+                if attempts == ATTEMPTS {
+                    bail!("unwire pod {}/{}: {refusal}", container.namespace, container.name);
+                }
             }
         }
         Ok(())
@@ -198,7 +204,7 @@ impl Refusal {
         let text = |field| said.get(field).and_then(Value::as_str).unwrap_or_default().trim().to_owned();
         let (mut message, details) = (text("msg"), text("details"));
         if message.is_empty() {
-            message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            message = format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
         }
         if !details.is_empty() {
             message = format!("{message} ({details})");

@@ -39,7 +39,7 @@ pub(crate) struct PodState {
 }
 
 /// A process, told apart from a later one with the same number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
     /// In clock ticks since boot.
@@ -107,7 +107,9 @@ impl Drop for Folder {
             _ => {}
         }
         // The last one out turns off the light; others may still be in.
-        fs::remove_dir(ROOT).ok();
+        for folder in Path::new(ROOT).ancestors().take(2) {
+            fs::remove_dir(folder).ok();
+        }
     }
 }
 

@@ -57,8 +57,8 @@ pub struct Sandbox {
     pub(crate) heard: mpsc::UnboundedReceiver<Heard>,
     speak: mpsc::UnboundedSender<Heard>,
     pub(crate) next_probe: u64,
-    /// What went wrong in pods, by pod.
-    pub(crate) troubles: BTreeMap<String, Vec<String>>,
+    /// Ports that stubs could not have, by stub: somebody else in the same namespace has them.
+    pub(crate) taken: BTreeMap<String, Vec<Taken>>,
     pub(crate) binaries: Binaries,
     state: State,
     folder: Folder,
@@ -129,7 +129,7 @@ impl Sandbox {
         };
         state.nodes = nodes.iter().map(node_state).collect();
         let (speak, heard) = mpsc::unbounded_channel();
-        let mut sandbox = Self {
+        Ok(Self {
             pods: BTreeMap::new(),
             places: BTreeMap::new(),
             nodes,
@@ -140,17 +140,12 @@ impl Sandbox {
             heard,
             speak,
             next_probe: 0,
-            troubles: BTreeMap::new(),
+            taken: BTreeMap::new(),
             binaries,
             state,
             folder,
             up_ms: 0,
-        };
-        if cgroups.is_none() {
-            let trouble = "no cgroup2 file system is mounted: Services will not work from pods".to_owned();
-            sandbox.troubles.insert(String::new(), vec![trouble]);
-        }
-        Ok(sandbox)
+        })
     }
 
     async fn populate(&mut self, progress: &dyn Fn(Progress)) -> anyhow::Result<()> {
@@ -188,7 +183,7 @@ impl Sandbox {
             Puppet::start(&self.binaries.stub, netns, *cgroup, role, self.speak.clone())
         });
         for (puppet, taken) in futures_util::future::try_join_all(born).await? {
-            note_taken(&mut self.troubles, &puppet.name, &taken);
+            self.taken.insert(puppet.name.clone(), taken);
             self.places.insert(puppet.name.clone(), puppet);
         }
         Ok(())
@@ -197,7 +192,7 @@ impl Sandbox {
     /// Takes newborn pods in.
     fn admit(&mut self, pods: Vec<(String, Pod, Vec<Taken>)>) {
         for (key, pod, taken) in pods {
-            note_taken(&mut self.troubles, &format!("Pod {key}"), &taken);
+            self.taken.insert(key.clone(), taken);
             self.pods.insert(key, pod);
         }
     }
@@ -324,7 +319,7 @@ impl Sandbox {
             }
         }
         let ended = gone.iter().filter_map(|key| self.pods.remove(key)).collect();
-        self.troubles.retain(|who, _| !gone.iter().any(|key| *who == format!("Pod {key}")));
+        self.taken.retain(|name, _| !gone.contains(name));
         self.end_pods(ended).await?;
 
         let new: Vec<plan::Pod> =
@@ -403,19 +398,6 @@ fn write_objects(folder: &Folder, cast: &Cast, ips: &PodIps) -> anyhow::Result<S
     let text = serde_json::to_vec(&list).context("write down the objects")?;
     state::replace(&folder.path().join("objects/objects.json"), &text)?;
     Ok(api::source_revision([text.as_slice()]))
-}
-
-fn note_taken(troubles: &mut BTreeMap<String, Vec<String>>, who: &str, taken: &[Taken]) {
-    let mut lines: Vec<String> = taken
-        .iter()
-        .map(|Taken { listen, error }| {
-            format!("{who}: port {}/{} cannot be listened on: {error}", listen.port, listen.protocol)
-        })
-        .collect();
-    lines.dedup();
-    if !lines.is_empty() {
-        troubles.entry(who.to_owned()).or_default().extend(lines);
-    }
 }
 
 fn pod_namespace(key: &str) -> &str {
