@@ -41,3 +41,6 @@ pub use plan::plan;
 pub use tables::Tables;
 pub use warning::Warning;
 pub use world::{Attachment, NodeFacts, PodRef, World};
+
+#[cfg(test)]
+mod tests;
