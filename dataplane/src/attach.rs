@@ -181,7 +181,8 @@ pub(crate) fn cgroup(dataplane: &mut Dataplane, cgroup: &Path) -> Result<(), Err
         };
         let path = dataplane.pins.cgroup_link(program);
         let loaded = sock_addr(&mut dataplane.ebpf, program)?;
-        let id = loaded.attach(&folder, CgroupAttachMode::AllowMultiple).map_err(failed)?;
+        // Links always share a cgroup with others (BPF_F_ALLOW_MULTI); the kernel refuses to be told so (5.7).
+        let id = loaded.attach(&folder, CgroupAttachMode::Single).map_err(failed)?;
         let link = loaded.take_link(id).map_err(failed)?;
         let link = FdLink::try_from(link).map_err(|source| Error::Link { path: path.clone(), source })?;
         // For an instant the old and the new program both run: the second finds an address already translated.
