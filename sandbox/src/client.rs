@@ -11,26 +11,26 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 /// `GET path`, as JSON.
-pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
     let response = call(socket, path).await?;
     let body = response.into_body().collect().await.with_context(|| format!("read the answer to {path}"))?;
     serde_json::from_slice(&body.to_bytes()).with_context(|| format!("understand the answer to {path}"))
 }
 
 /// `GET path` whose answer is JSON values, one a line, for as long as it goes on.
-pub(crate) struct Lines {
+pub struct Lines {
     body: Incoming,
     buffer: Vec<u8>,
 }
 
 impl Lines {
     /// Returns once the agent has begun to answer.
-    pub(crate) async fn open(socket: &Path, path: &str) -> anyhow::Result<Self> {
+    pub async fn open(socket: &Path, path: &str) -> anyhow::Result<Self> {
         Ok(Self { body: call(socket, path).await?.into_body(), buffer: Vec::new() })
     }
 
     /// The next line that is a `T`; others are passed over. `None`: the agent has ended the stream, or itself.
-    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
         loop {
             while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -56,8 +56,13 @@ async fn call(socket: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
     drop(tokio::spawn(async move { connection.await.unwrap_or_default() }));
     let request = Request::get(path).header("host", "weir").body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await.with_context(|| format!("ask the agent for {path}"))?;
-    if !response.status().is_success() {
-        bail!("the agent answers {} to {path}", response.status());
+    let status = response.status();
+    if !status.is_success() {
+        let body = response.into_body().collect().await.context("read why the agent refuses")?.to_bytes();
+        match serde_json::from_slice::<api::Error>(&body) {
+            Ok(error) => bail!("the agent at {} refuses: {}", socket.display(), error.message),
+            Err(_) => bail!("the agent at {} answers {status} to {path}", socket.display()),
+        }
     }
     Ok(response)
 }

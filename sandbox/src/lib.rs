@@ -8,7 +8,7 @@
 pub mod assemble;
 mod cgroup;
 pub mod change;
-mod client;
+pub mod client;
 pub mod denial;
 mod end;
 mod exec;
