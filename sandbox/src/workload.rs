@@ -34,6 +34,9 @@ struct Replica {
     daemon_of: Option<usize>,
 }
 
+/// More would outrun the addresses of any number of nodes, and is a slip of the finger.
+const MOST_COPIES: usize = 10_000;
+
 /// The kinds that become pods.
 pub(crate) fn is_workload(kind: &str) -> bool {
     matches!(
@@ -107,7 +110,15 @@ fn replicas(
     nodes: usize,
     cap: Option<usize>,
 ) -> Result<Vec<Replica>, Error> {
-    let capped = |count: usize| count.min(cap.unwrap_or(usize::MAX));
+    let copies = |field: &str, count: usize| match count.min(cap.unwrap_or(usize::MAX)) {
+        count if count > MOST_COPIES => {
+            let message =
+                format!("{count} is more than a sandbox holds ({MOST_COPIES}); cap it with --replicas");
+            Err(item.error(field, message))
+        }
+        count => Ok(count),
+    };
+    let replicas = || copies("spec.replicas", item.count("spec.replicas", 1)?);
     let hash = name::hash_value(template);
     let random = |prefix: &str, index: usize| {
         let hash = name::hash(&[&item.namespace, prefix, &hash.to_string(), &index.to_string()]);
@@ -124,17 +135,17 @@ fn replicas(
         "Pod" => vec![labelled(item.name.clone(), &[])],
         "Deployment" => {
             let set = format!("{}-{revision}", item.name);
-            (0..capped(item.count("spec.replicas", 1)?))
+            (0..replicas()?)
                 .map(|index| labelled(random(&set, index), &[("pod-template-hash", &revision)]))
                 .collect()
         }
-        "ReplicaSet" | "ReplicationController" => (0..capped(item.count("spec.replicas", 1)?))
-            .map(|index| labelled(random(&item.name, index), &[]))
-            .collect(),
+        "ReplicaSet" | "ReplicationController" => {
+            (0..replicas()?).map(|index| labelled(random(&item.name, index), &[])).collect()
+        }
         "StatefulSet" => {
             let first = item.count("spec.ordinals.start", 0)?;
             let controller_revision = format!("{}-{revision}", item.name);
-            (first..first + capped(item.count("spec.replicas", 1)?))
+            (first..first.saturating_add(replicas()?))
                 .map(|index| {
                     let name = format!("{}-{index}", item.name);
                     let labels = [
@@ -169,7 +180,7 @@ fn replicas(
             };
             let indexed = item.text(&format!("{spec}.completionMode")) == Some("Indexed");
             let controller = name::uid(&["Job", &item.namespace, &job]);
-            (0..capped(count))
+            (0..copies(&format!("{spec}.parallelism"), count)?)
                 .map(|index| {
                     let mut labels = vec![
                         ("batch.kubernetes.io/controller-uid", &*controller),

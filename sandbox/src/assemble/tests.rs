@@ -120,6 +120,12 @@ spec:
 
 #[test]
 fn replicas_are_capped_and_zero_means_none() {
+    let slip = workload("Deployment", "web", "replicas: 4000000000");
+    check(
+        &slip,
+        "error: test.yaml:2: Deployment default/web: spec.replicas: 4000000000 is more than a sandbox holds (10000); cap it with --replicas",
+    );
+    assert_eq!(cast_with(&slip, |options| options.replicas = Some(2)).unwrap().shown(false).count(), 2);
     let yaml = workload("ReplicaSet", "many", "replicas: 9")
         + &workload("ReplicationController", "none", "replicas: 0");
     check_with(
