@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod agents;
+mod columns;
 mod flows;
 mod sandbox;
 mod status;
