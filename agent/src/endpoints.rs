@@ -149,12 +149,12 @@ impl<D: Datapath> Agent<D> {
     pub(crate) fn finish_admitted(&mut self, programmed: Result<(), String>) -> bool {
         let mut undone = false;
         for Admitted { attach, reply } in std::mem::take(&mut self.admitted) {
-            let name = format!("endpoint {}/{}", attach.container_id, attach.ifname);
+            let name = format!("{}/{}", attach.container_id, attach.ifname);
             let answer = programmed.clone().and_then(|()| self.finish(&attach).map_err(|e| format!("{e:#}")));
             let taken = answer.is_ok();
             let answer = answer
                 .map(|()| Attached { generation: self.generation() })
-                .map_err(|error| Refusal::now(format!("{name}: {error}")));
+                .map_err(|error| Refusal::now(format!("endpoint {name}: {error}")));
             match &answer {
                 Ok(_) => info!(endpoint = name, ips = ?attach.ips, ifname = attach.host_ifname, "taken in"),
                 Err(refusal) => warn!(endpoint = name, error = refusal.message, "not taken in"),

@@ -25,8 +25,10 @@ use crate::source::Snapshot;
 const BATCH: usize = 256;
 /// A plan that failed is tried again after this, and before it with the next change.
 const RETRY: Duration = Duration::from_secs(2);
-/// Whether the link of programs that are to go is gone is looked after so soon, then after twice as long each time.
-const DEPARTURE: Duration = Duration::from_millis(20);
+/// Whether the link of programs that are to go is gone is looked after so soon, then after twice as long each time, up to
+/// the longest.
+const DEPARTURE: Duration = Duration::from_millis(5);
+const LONGEST_DEPARTURE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Agent<D> {
     pub(crate) node: String,
@@ -206,7 +208,7 @@ impl<D: Datapath> Agent<D> {
     fn depart(&mut self, now: Instant) {
         self.let_depart();
         self.depart_at = (!self.departing.is_empty()).then(|| now + self.depart_after);
-        self.depart_after = (2 * self.depart_after).min(Duration::from_secs(30));
+        self.depart_after = (2 * self.depart_after).min(LONGEST_DEPARTURE);
     }
 
     /// Compiles the world and makes the maps hold the result. Where that cannot be, they hold what they held before.
