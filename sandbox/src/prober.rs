@@ -19,7 +19,7 @@ use crate::stub::protocol::{Order, Outcome, Probe, Said};
 use crate::targets::Target;
 
 /// How many probes are under way at once.
-const WINDOW: usize = 600;
+const WINDOW: usize = 2000;
 /// How long a probe may take whose packets nobody has seen dropped.
 const PATIENCE: Duration = Duration::from_millis(1000);
 /// The same for one that is tried once more, as nothing at all was heard of it.
@@ -148,7 +148,8 @@ struct Round<'a> {
     outcomes: Vec<Option<(Outcome, Option<SocketAddr>)>>,
     done: usize,
     running: HashMap<u64, Running>,
-    by_source: HashMap<Key, u64>,
+    /// Several connections may share a source port, if they go to different places.
+    by_source: HashMap<Key, Vec<u64>>,
     /// What the kernel said, under both ends of each packet.
     flows: HashMap<Key, Vec<Flow>>,
     /// Probes that were seen dropped, and when to give them up.
@@ -185,7 +186,7 @@ impl<'a> Round<'a> {
                 let Some(running) = self.running.get_mut(&id) else { return };
                 running.from = Some(from);
                 let index = running.index;
-                self.by_source.insert((self.targets[index].protocol, from), id);
+                self.by_source.entry((self.targets[index].protocol, from)).or_default().push(id);
                 if self.flows_of(index, from).any(|flow| flow.verdict == VerdictKind::Denied) {
                     self.doomed.push_back((Instant::now() + AFTER_DROP, id));
                 }
@@ -210,8 +211,11 @@ impl<'a> Round<'a> {
         let Some(protocol) = Protocol::parse(Some(&flow.protocol)) else { return };
         let ends = [&flow.from, &flow.to].map(|end| (protocol, SocketAddr::new(end.ip, end.port)));
         if flow.verdict == VerdictKind::Denied {
-            let ids = ends.iter().filter_map(|end| self.by_source.get(end));
-            self.doomed.extend(ids.map(|id| (Instant::now() + AFTER_DROP, *id)));
+            let ids = ends.iter().filter_map(|end| self.by_source.get(end)).flatten();
+            let is_about = |id: &&u64| {
+                self.running.get(id).is_some_and(|running| is_about(&self.targets[running.index], &flow))
+            };
+            self.doomed.extend(ids.filter(is_about).map(|id| (Instant::now() + AFTER_DROP, *id)));
         }
         for end in ends {
             self.flows.entry(end).or_default().push(flow.clone());
@@ -220,8 +224,9 @@ impl<'a> Round<'a> {
 
     fn conclude(&mut self, id: u64, outcome: Outcome) {
         let Some(running) = self.running.remove(&id) else { return };
-        if let Some(from) = running.from {
-            self.by_source.remove(&(self.targets[running.index].protocol, from));
+        let source = running.from.map(|from| (self.targets[running.index].protocol, from));
+        if let Some(ids) = source.and_then(|source| self.by_source.get_mut(&source)) {
+            ids.retain(|other| *other != id);
         }
         if self.outcomes[running.index].replace((outcome, running.from)).is_none() {
             self.done += 1;
@@ -238,12 +243,7 @@ impl<'a> Round<'a> {
     fn flows_of(&self, index: usize, from: SocketAddr) -> impl Iterator<Item = &Flow> {
         let target = &self.targets[index];
         let said = self.flows.get(&(target.protocol, from)).into_iter().flatten();
-        // A Service's flows name the backend instead.
-        let to = target.to.as_ref().map(|_| SocketAddr::new(target.ip, target.port));
-        said.filter(move |flow| {
-            let is = |end: &api::FlowEnd| to.is_none_or(|to| to == SocketAddr::new(end.ip, end.port));
-            is(&flow.to) || is(&flow.from)
-        })
+        said.filter(move |flow| is_about(target, flow))
     }
 
     /// No answer, and no node saw a drop: it may have been the machine that was slow.
@@ -259,7 +259,7 @@ impl<'a> Round<'a> {
     fn misses_flows(&self) -> bool {
         self.outcomes.iter().enumerate().any(|(index, outcome)| match outcome {
             Some((_, Some(from))) => {
-                !self.targets[index].unseen && self.flows_of(index, *from).next().is_none()
+                self.targets[index].is_seen() && self.flows_of(index, *from).next().is_none()
             }
             _ => false,
         })
@@ -275,4 +275,10 @@ impl<'a> Round<'a> {
         };
         self.outcomes.iter().enumerate().map(measured).collect()
     }
+}
+
+/// Whether one of the flow's ends is where the target is. A Service's flows name the backend instead.
+fn is_about(target: &Target, flow: &Flow) -> bool {
+    let is = |end: &api::FlowEnd| end.ip == target.ip && end.port == target.port;
+    target.to.is_none() || is(&flow.to) || is(&flow.from)
 }

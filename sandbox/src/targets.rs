@@ -29,6 +29,13 @@ pub(crate) struct Target {
     pub(crate) unseen: bool,
 }
 
+impl Target {
+    /// Whether some node will say what it decided. (A Service may lead back to the pod itself: that is not known.)
+    pub(crate) fn is_seen(&self) -> bool {
+        self.to.is_some() && !self.unseen
+    }
+}
+
 /// Every end-to-end probe, in the order of the table.
 pub(crate) fn ends(cast: &Cast, ips: &PodIps, outside: &[IpAddr], all: bool) -> Vec<Target> {
     let shown: Vec<&Pod> = cast.shown(all).collect();
