@@ -1,14 +1,17 @@
 //! Addresses of links.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::libc::ENETUNREACH;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::error::Result;
-use crate::handle::{Handle, about};
+use crate::handle::{Handle, about, look_until};
 
 impl Handle {
     /// Gives the link an address. IPv6 skips duplicate address detection: our addresses are unique by construction, and
@@ -28,6 +31,27 @@ impl Handle {
         self.change(about, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL).await
     }
 
+    /// Waits until packets to `ip` are taken in here, at most for `limit`. Returns whether they are.
+    ///
+    /// An IPv6 address is in the list as soon as it was added, but the kernel only makes its local route in a worker that
+    /// wants the same lock as every link of the machine; until then it drops what comes for the address.
+    pub async fn wait_until_local(&self, ip: IpAddr, limit: Duration) -> Result<bool> {
+        look_until(limit, async || {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family(ip);
+            message.header.destination_prefix_length = if ip.is_ipv4() { 32 } else { 128 };
+            message.attributes.push(RouteAttribute::Destination(ip.into()));
+            let about = about!("look up the route to", "{ip}");
+            match self.ask(about, RouteNetlinkMessage::GetRoute(message)).await {
+                Ok(answers) => Ok(answers.iter().any(is_local)),
+                // There is no way at all yet.
+                Err(error) if error.errno() == Some(ENETUNREACH) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
     /// The link's addresses, link-local ones too.
     pub async fn addresses(&self, ifindex: u32) -> Result<Vec<IpNet>> {
         let mut message = AddressMessage::default();
@@ -36,6 +60,10 @@ impl Handle {
         let answers = self.dump(about, RouteNetlinkMessage::GetAddress(message)).await?;
         Ok(answers.into_iter().filter_map(|answer| own_address(answer, ifindex)).collect())
     }
+}
+
+fn is_local(answer: &RouteNetlinkMessage) -> bool {
+    matches!(answer, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
 }
 
 fn own_address(answer: RouteNetlinkMessage, ifindex: u32) -> Option<IpNet> {

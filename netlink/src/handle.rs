@@ -1,6 +1,7 @@
 //! One netlink socket in one namespace, and the two shapes of conversation over it.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use rtnetlink::packet_core::{
@@ -85,6 +86,20 @@ impl Handle {
             }
         }
         Ok(objects)
+    }
+}
+
+/// Looks again every millisecond until what is looked for is there, at most for `limit`. The first look is usually enough.
+pub(crate) async fn look_until(limit: Duration, mut look: impl AsyncFnMut() -> Result<bool>) -> Result<bool> {
+    let started = Instant::now();
+    loop {
+        if look().await? {
+            return Ok(true);
+        }
+        if started.elapsed() >= limit {
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

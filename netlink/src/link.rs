@@ -1,17 +1,18 @@
 //! Links: veth pairs, bridges, up and down.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use crate::Mac;
 use crate::error::Result;
-use crate::handle::{Handle, about};
+use crate::handle::{Handle, about, look_until};
 use crate::netns::Netns;
 
 /// A veth pair whose other end is born in another namespace.
@@ -35,6 +36,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     pub mtu: u32,
     pub up: bool,
+    /// It has a carrier and the kernel has finished with the event: what it sends is not dropped.
+    pub can_send: bool,
     /// The bridge or bond it belongs to.
     pub master: Option<u32>,
     /// For a veth the other end's index, in that end's namespace.
@@ -112,8 +115,16 @@ impl Handle {
         self.change(about!("delete link", "{ifindex}"), RouteNetlinkMessage::DelLink(message), 0).await
     }
 
-    /// The link with this name, if there is one. On Linux 6.8 and later a link that just got its carrier can send when
-    /// this returns: the kernel finishes its link-watch work before it answers.
+    /// Waits until the link can send, at most for `limit`. Returns whether it can.
+    ///
+    /// A link that was set up before its other end drops what it sends until the kernel has worked off that event (more
+    /// than half of the packets sent at once are lost). Since Linux 6.8 asking for the link makes the kernel do so before
+    /// it answers; only older ones need another look.
+    pub async fn wait_until_can_send(&self, name: &str, limit: Duration) -> Result<bool> {
+        look_until(limit, async || Ok(self.link_by_name(name).await?.is_some_and(|link| link.can_send))).await
+    }
+
+    /// The link with this name, if there is one.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>> {
         let mut message = LinkUnspec::new_with_name(name).build();
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -149,6 +160,7 @@ impl From<LinkMessage> for Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            can_send: false,
             master: None,
             peer: None,
             kind: String::new(),
@@ -158,6 +170,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::OperState(state) => link.can_send = state == State::Up,
                 LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkInfo(infos) => {

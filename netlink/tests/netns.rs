@@ -1,6 +1,7 @@
 //! The crate against the real kernel, in namespaces of its own. Needs root.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, Neighbour, Netns, ROUTE_PROTOCOL, Route, VethSpec};
@@ -168,6 +169,46 @@ async fn a_neighbour_on_a_link_that_is_down_outlives_setting_it_up() {
     }
     here.set_down(host).await.unwrap();
     assert!(!here.link_by_name("weir0").await.unwrap().unwrap().up);
+}
+
+/// Datagrams that came from outside; from a new namespace, so this counts from zero.
+fn received(netns: &Netns) -> u64 {
+    let snmp = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
+    let numbers = snmp.lines().filter(|line| line.starts_with("Ip:")).nth(1).unwrap();
+    numbers.split(' ').nth(3).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_packet_sent_right_after_waiting_for_the_link_is_not_lost() {
+    let limit = Duration::from_secs(1);
+    for _ in 0..20 {
+        let Pair { node, pod, here, inside, host, eth0 } = pair().await;
+        inside.add_address(eth0, net("10.244.0.5/24")).await.unwrap();
+        inside.set_up(eth0).await.unwrap();
+        inside.add_neighbour(eth0, ip("10.244.0.1"), HOST_MAC).await.unwrap();
+        assert!(!inside.wait_until_can_send("eth0", Duration::ZERO).await.unwrap());
+        let socket = pod.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+
+        here.set_up(host).await.unwrap();
+        assert!(inside.wait_until_can_send("eth0", limit).await.unwrap());
+        socket.send_to(b"x", "10.244.0.1:9").unwrap();
+
+        let sent = Instant::now();
+        while received(&node) == 0 {
+            assert!(sent.elapsed() < limit, "the packet was lost");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_local_soon_after_it_was_added() {
+    let Pair { inside, eth0, .. } = pair().await;
+    for own in ["10.244.0.5/32", "fd00:244::5/128"] {
+        assert!(!inside.wait_until_local(net(own).addr(), Duration::ZERO).await.unwrap());
+        inside.add_address(eth0, net(own)).await.unwrap();
+        inside.set_up(eth0).await.unwrap();
+        assert!(inside.wait_until_local(net(own).addr(), Duration::from_secs(5)).await.unwrap());
+    }
 }
 
 #[tokio::test]
