@@ -5,6 +5,7 @@
 //! The host's side stays down until the agent has the endpoint's policy in force; routes need it up and come last.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, Mac, Netns, ROUTE_PROTOCOL, Route, VethSpec};
@@ -26,6 +27,9 @@ pub(crate) struct Wiring {
 
 /// The loopback link is the first of every namespace.
 const LOOPBACK: u32 = 1;
+
+/// How long to wait for the kernel to finish what it does in the background. It is nearly always done when first asked.
+const READY_LIMIT: Duration = Duration::from_millis(500);
 
 impl Wiring {
     /// Makes the pair, both ends down. Returns the host's and the pod's side.
@@ -75,9 +79,19 @@ impl Wiring {
             // One left behind by a plugin that was killed leads nowhere: the ledger says the address is ours.
             host.replace_route(&route).await?;
         }
-        // The pod's side has a carrier now, but drops what it sends until the kernel has handled that event. Asking for
-        // the link makes it do so, or the pod's first packet may be lost and a connection take a second longer.
-        inside.link_by_name(&self.ifname).await?;
+        // The kernel finishes both later, or the pod's first packet is lost and a connection takes a second longer. It is
+        // no failure: packets flow soon.
+        let mut is_ready = inside.wait_until_can_send(&self.ifname, READY_LIMIT).await?;
+        for ip in &self.ips {
+            is_ready &= inside.wait_until_local(*ip, READY_LIMIT).await?;
+        }
+        if !is_ready {
+            eprintln!(
+                "weir-cni: the kernel is not done with {} after {} ms",
+                self.ifname,
+                READY_LIMIT.as_millis()
+            );
+        }
         Ok(())
     }
 
