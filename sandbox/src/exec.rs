@@ -1,5 +1,6 @@
 //! Other processes in a pod: `weir sandbox exec`, and the same for tests.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{ExitCode, Output, Stdio};
@@ -14,8 +15,8 @@ use crate::state::{self, State};
 use crate::stub::{Place, spawn};
 use crate::supervisor::Sandbox;
 
-/// Becomes `command` in a pod (`namespace/name`, or a name that only one pod has) of a sandbox that is up: in its network
-/// namespace and its node's cgroup, with its names.
+/// Becomes `command` in a pod (or in a workload's first) of a sandbox that is up: in its network namespace and its node's
+/// cgroup, with its names.
 pub fn exec(id: Option<&str>, pod: &str, command: &[String]) -> anyhow::Result<ExitCode> {
     ground::require_root("weir sandbox exec")?;
     let state = state::choose(id)?;
@@ -37,22 +38,29 @@ pub fn exec(id: Option<&str>, pod: &str, command: &[String]) -> anyhow::Result<E
     Ok(ExitCode::FAILURE)
 }
 
-fn find(state: &State, pod: &str) -> anyhow::Result<String> {
-    if state.pods.contains_key(pod) {
-        return Ok(pod.to_owned());
+/// By `namespace/name` or `name`, of a pod or of its workload; of a workload's pods the first.
+fn find(state: &State, wanted: &str) -> anyhow::Result<String> {
+    if state.pods.contains_key(wanted) {
+        return Ok(wanted.to_owned());
     }
-    let named = |key: &&String| key.split_once('/').is_some_and(|(_, name)| name == pod);
-    let keys: Vec<&String> = state.pods.keys().filter(named).collect();
-    match keys.as_slice() {
-        [key] => Ok((*key).clone()),
-        [] => {
-            let known: Vec<_> = state.pods.keys().map(String::as_str).collect();
-            bail!("there is no pod {pod} in sandbox {}; there are {}", state.id, known.join(", "))
+    let is = |whole: &str| whole == wanted || whole.split_once('/').is_some_and(|(_, name)| name == wanted);
+    let mut found: BTreeMap<&str, &String> = BTreeMap::new();
+    for (key, pod) in &state.pods {
+        let workload = pod.workload.split_once(' ').map_or("", |(_, name)| name);
+        if is(key) {
+            found.entry(key).or_insert(key);
+        } else if is(workload) {
+            found.entry(&pod.workload).or_insert(key);
         }
-        keys => {
-            let keys: Vec<_> = keys.iter().map(|key| key.as_str()).collect();
-            bail!("several pods are called {pod}: say which of {}", keys.join(", "))
+    }
+    let list = |names: Vec<&str>| names.join(", ");
+    match found.len() {
+        1 => Ok(found.into_values().next().cloned().unwrap_or_default()),
+        0 => {
+            let known = list(state.pods.keys().map(String::as_str).collect());
+            bail!("there is no pod {wanted} in sandbox {}; there are {known}", state.id)
         }
+        _ => bail!("{wanted} may be any of these: {}", list(found.into_keys().collect())),
     }
 }
 
@@ -106,5 +114,49 @@ impl PodHandle<'_> {
     pub fn netns(&self) -> &Path {
         let pod = &self.sandbox.pods[&self.key];
         pod.netns(&self.sandbox.nodes[pod.node]).path()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{PodState, Process};
+
+    #[track_caller]
+    fn check(wanted: &str, expected: Result<&str, &str>) {
+        let process = Process { pid: 1, started: 1 };
+        let pod = |workload: &str| PodState {
+            workload: workload.into(),
+            node: 0,
+            stub: process,
+            resolv_conf: "/dev/null".into(),
+        };
+        let pods = [
+            ("shop/web-1", "Deployment shop/web"),
+            ("shop/web-2", "Deployment shop/web"),
+            ("ops/web", "Pod ops/web"),
+            ("shop/db-0", "StatefulSet shop/db"),
+        ];
+        let pods = pods.map(|(key, workload)| (key.to_owned(), pod(workload))).into();
+        let state = State { id: "a1".into(), supervisor: process, nodes: Vec::new(), pods };
+        let found = find(&state, wanted).map_err(|error| error.to_string());
+        assert_eq!(found.as_deref().map_err(String::as_str), expected);
+    }
+
+    #[test]
+    fn a_pod_is_found_by_its_own_name_or_its_workloads() {
+        check("shop/web-2", Ok("shop/web-2"));
+        check("web-2", Ok("shop/web-2"));
+        check("shop/web", Ok("shop/web-1"));
+        check("db", Ok("shop/db-0"));
+    }
+
+    #[test]
+    fn a_name_that_means_several_is_refused_with_a_list() {
+        check("web", Err("web may be any of these: Deployment shop/web, ops/web"));
+        check(
+            "x",
+            Err("there is no pod x in sandbox a1; there are ops/web, shop/db-0, shop/web-1, shop/web-2"),
+        );
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct NodeState {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodState {
+    /// `Deployment shop/web`.
+    pub(crate) workload: String,
     /// Index into [`State::nodes`].
     pub(crate) node: usize,
     pub(crate) stub: Process,

@@ -221,6 +221,7 @@ impl Sandbox {
         self.write_names()?;
         let revision = write_objects(&self.folder, &self.cast, &self.ips())?;
         let pod_state = |pod: &Pod| PodState {
+            workload: self.cast.pod(&pod.puppet.name).map(|plan| plan.workload.clone()).unwrap_or_default(),
             node: pod.node,
             stub: pod.puppet.process,
             resolv_conf: self.resolv_conf(pod_namespace(&pod.puppet.name)),
