@@ -7,6 +7,7 @@
 mod bench;
 mod binaries;
 mod debian;
+mod demo;
 mod lint;
 mod manifests;
 mod process;
@@ -30,6 +31,8 @@ struct Args {
 enum Command {
     /// Get the tools that a build needs into $XDG_CACHE_HOME/weir; every other subcommand calls it
     Setup(setup::Args),
+    /// Bring examples/shop up in the sandbox, change a policy, kill an agent, show the flows
+    Demo,
     /// Run one tier of tests, or all of them
     Test(test::Args),
     /// Clippy over the whole workspace, and the format
@@ -40,6 +43,12 @@ enum Command {
     Manifests(manifests::Args),
     /// Measure side by side with other ways to wire pods
     Bench(bench::Args),
+    /// The part of the demo that needs root
+    #[command(hide = true)]
+    DemoScenario(demo::ScenarioArgs),
+    /// What runs in the demo's pods
+    #[command(hide = true)]
+    DemoClient(demo::ClientArgs),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +59,9 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::command(),
         Command::Manifests(args) => manifests::command(args),
         Command::Bench(args) => bench::command(args),
+        Command::Demo => demo::command(),
+        Command::DemoScenario(args) => demo::scenario(args),
+        Command::DemoClient(args) => demo::client(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
