@@ -1,3 +1,6 @@
 //! The fixtures of the tests that need a kernel and root. What lacks root fails with a sentence; nothing skips itself.
 
 pub mod bpffs;
+pub mod frame;
+pub mod node;
+pub mod rows;
