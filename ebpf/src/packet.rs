@@ -12,8 +12,6 @@ const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
-/// The part of a TCP header up to its flags.
-const TCP_LEN: usize = 14;
 /// How many IPv6 extension headers we walk; real packets carry at most two or three.
 const MAX_EXTENSIONS: u32 = 4;
 
@@ -61,12 +59,13 @@ pub(crate) fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> u32 {
     packet.fragment = fragment::WHOLE;
     // As much as the direct reads below need. Where less is in the linear part, pull it in once; a frame that is shorter
     // altogether goes the slow way.
-    let wanted = ETH_LEN + IPV6_LEN + TCP_LEN;
+    let wanted = ETH_LEN + IPV6_LEN + size_of::<TcpHeader>();
     if ctx.data() + wanted > ctx.data_end() && ctx.len() as usize >= wanted {
         let _pulled = ctx.pull_data(wanted as u32);
     }
-    let Ok(ethertype) = ctx.load::<[u8; 2]>(12) else { return MALFORMED };
-    let understood = match u16::from_be_bytes(ethertype) {
+    // SAFETY: reading a field of the context that the kernel lets tc programs read; the number is in network order.
+    let ethertype = u16::from_be(unsafe { (*skb).protocol } as u16);
+    let understood = match ethertype {
         ETH_P_IP => ipv4(ctx, packet),
         ETH_P_IPV6 => ipv6(ctx, packet),
         other => return u32::from(other),
@@ -74,30 +73,71 @@ pub(crate) fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> u32 {
     if understood { PARSED } else { MALFORMED }
 }
 
+/// The fields stand in the order and in the byte order of the wire.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4Header {
+    version_and_words: u8,
+    service: u8,
+    length: u16,
+    id: u16,
+    fragment: u16,
+    hop_limit: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6Header {
+    version: u8,
+    flow: [u8; 3],
+    length: u16,
+    next: u8,
+    hop_limit: u8,
+    source: Addr,
+    destination: Addr,
+}
+
+/// Up to the flags.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpHeader {
+    ports: [Be16; 2],
+    sequence: u32,
+    acknowledged: u32,
+    offset: u8,
+    flags: u8,
+}
+
 #[inline(always)]
 fn ipv4(ctx: &TcContext, packet: &mut Packet) -> bool {
-    let header: [u8; IPV4_LEN] = match direct(ctx, ETH_LEN) {
+    let loaded: Ipv4Header;
+    let header = match direct::<Ipv4Header>(ctx, ETH_LEN) {
         Some(header) => header,
-        None => match ctx.load(ETH_LEN) {
-            Ok(header) => header,
-            Err(_) => return false,
-        },
+        None => {
+            let Ok(header) = ctx.load(ETH_LEN) else { return false };
+            loaded = header;
+            &loaded
+        }
     };
-    let words = header[0] & 0x0f;
-    if header[0] >> 4 != 4 || words < 5 {
+    let words = header.version_and_words & 0x0f;
+    if header.version_and_words >> 4 != 4 || words < 5 {
         return false;
     }
-    packet.source = Addr::v4(u32::from_ne_bytes([header[12], header[13], header[14], header[15]]));
-    packet.destination = Addr::v4(u32::from_ne_bytes([header[16], header[17], header[18], header[19]]));
-    packet.protocol = header[9];
-    packet.hop_limit = header[8];
+    packet.source = Addr::v4(header.source);
+    packet.destination = Addr::v4(header.destination);
+    packet.protocol = header.protocol;
+    packet.hop_limit = header.hop_limit;
     packet.transport = ETH_LEN as u32 + u32::from(words) * 4;
-    let offset = u16::from_be_bytes([header[6], header[7]]);
-    if offset & 0x3fff != 0 {
-        packet.fragment = if offset & 0x1fff == 0 { fragment::FIRST } else { fragment::LATER };
-        packet.fragment_id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    let part = u16::from_be(header.fragment) & 0x3fff;
+    if part != 0 {
+        packet.fragment = if part & 0x1fff == 0 { fragment::FIRST } else { fragment::LATER };
+        packet.fragment_id = u32::from(header.id);
     }
-    if words == 5 && offset & 0x3fff == 0 && packet.protocol == protocol::TCP {
+    if words == 5 && part == 0 && packet.protocol == protocol::TCP {
         return tcp(ctx, ETH_LEN + IPV4_LEN, packet);
     }
     transport(ctx.skb.skb, packet)
@@ -105,21 +145,22 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> bool {
 
 #[inline(always)]
 fn ipv6(ctx: &TcContext, packet: &mut Packet) -> bool {
-    let header: [u8; IPV6_LEN] = match direct(ctx, ETH_LEN) {
+    let loaded: Ipv6Header;
+    let header = match direct::<Ipv6Header>(ctx, ETH_LEN) {
         Some(header) => header,
-        None => match ctx.load(ETH_LEN) {
-            Ok(header) => header,
-            Err(_) => return false,
-        },
+        None => {
+            let Ok(header) = ctx.load(ETH_LEN) else { return false };
+            loaded = header;
+            &loaded
+        }
     };
-    if header[0] >> 4 != 6 {
+    if header.version >> 4 != 6 {
         return false;
     }
-    let word = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
-    packet.source = Addr([word(8), word(12), word(16), word(20)]);
-    packet.destination = Addr([word(24), word(28), word(32), word(36)]);
-    packet.protocol = header[6];
-    packet.hop_limit = header[7];
+    packet.source = header.source;
+    packet.destination = header.destination;
+    packet.protocol = header.next;
+    packet.hop_limit = header.hop_limit;
     packet.transport = (ETH_LEN + IPV6_LEN) as u32;
     match packet.protocol {
         protocol::TCP => tcp(ctx, ETH_LEN + IPV6_LEN, packet),
@@ -169,11 +210,10 @@ fn extensions(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
 /// Straight from the frame.
 #[inline(always)]
 fn tcp(ctx: &TcContext, at: usize, packet: &mut Packet) -> bool {
-    match direct::<[u8; TCP_LEN]>(ctx, at) {
+    match direct::<TcpHeader>(ctx, at) {
         Some(header) => {
-            packet.source_port = Be16::from_wire([header[0], header[1]]);
-            packet.destination_port = Be16::from_wire([header[2], header[3]]);
-            packet.tcp_flags = header[13];
+            [packet.source_port, packet.destination_port] = header.ports;
+            packet.tcp_flags = header.flags;
             true
         }
         None => transport(ctx.skb.skb, packet),
@@ -211,13 +251,16 @@ fn transport(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
     true
 }
 
-/// Bytes at a fixed place of the frame's linear part.
+/// A header at a fixed place of the frame's linear part.
+///
+/// The kernel puts IP headers on a four-byte boundary (`NET_IP_ALIGN`), and the verifier insists on it where the
+/// processor does: so words are read as words, and not byte by byte.
 #[inline(always)]
-fn direct<T: Copy>(ctx: &TcContext, at: usize) -> Option<T> {
+fn direct<T>(ctx: &TcContext, at: usize) -> Option<&T> {
     let start = ctx.data() + at;
     if start + size_of::<T>() > ctx.data_end() {
         return None;
     }
-    // SAFETY: the bounds were checked on the line above; `T` is an array of bytes, which has no alignment.
-    Some(unsafe { *(start as *const T) })
+    // SAFETY: the bounds were checked on the line above, alignment as said; any bytes are a header.
+    Some(unsafe { &*(start as *const T) })
 }
