@@ -88,21 +88,30 @@ fn values(origin: &str, text: &str) -> Result<Vec<(usize, Value)>, ParseError> {
     }
     let mut values = Vec::new();
     for (first, chunk) in chunks(text) {
-        let options = serde_saphyr::options! { budget: None, strict_booleans: true, with_snippet: false };
-        let value = serde_saphyr::from_str_with_options::<Value>(&chunk, options).map_err(|error| {
-            let error = error.without_snippet();
-            let line = error.location().map_or(0, |location| usize::try_from(location.line()).unwrap_or(0));
-            ParseError {
-                origin: origin.to_owned(),
-                line: first + line.saturating_sub(1),
-                message: format!("not valid YAML: {}", one_line(&error.to_string())),
+        match yaml(&chunk) {
+            Ok(Value::Null) => {}
+            Ok(value) => values.push((first + blank_lines(&chunk), value)),
+            Err(_) => {
+                // Once more with the lines before it, so that every line in the message is the file's.
+                let padded = "\n".repeat(first - 1) + &chunk;
+                let error = yaml(&padded).err();
+                let line = error.as_ref().and_then(|error| error.location()).map(|location| location.line());
+                let message = error.map(|error| one_line(&error.to_string())).unwrap_or_default();
+                return Err(ParseError {
+                    origin: origin.to_owned(),
+                    line: line.and_then(|line| usize::try_from(line).ok()).unwrap_or(first),
+                    message: format!("not valid YAML: {message}"),
+                });
             }
-        })?;
-        if !value.is_null() {
-            values.push((first + blank_lines(&chunk), value));
         }
     }
     Ok(values)
+}
+
+fn yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    // A manifest may be long: no budget. `yes` and `on` are text, as for the API server they would be an error.
+    let options = serde_saphyr::options! { budget: None, strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options)
 }
 
 fn json(text: &str) -> Result<Vec<(usize, Value)>, serde_json::Error> {

@@ -4,6 +4,7 @@
 
 mod agreement;
 mod arbitrary;
+mod endpoints;
 mod manifest;
 mod network_policy;
 mod plan;
