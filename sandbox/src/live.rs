@@ -83,16 +83,16 @@ impl Drop for FlowPrinter {
 }
 
 /// Prints every flow of every node from now on.
-pub(crate) async fn print_flows(sandbox: &Sandbox, ticker: &Ticker) -> anyhow::Result<FlowPrinter> {
+pub(crate) async fn print_flows(sandbox: &Sandbox, ticker: &Ticker) -> FlowPrinter {
     ticker.clear();
-    let (mut flows, subscriptions) = sandbox.subscribe().await?;
+    let (mut flows, subscriptions) = sandbox.subscribe().await;
     let lead = if ticker.terminal { "\r\x1b[K" } else { "" };
     let task = tokio::spawn(async move {
         while let Some(flow) = flows.recv().await {
             eprintln!("{lead}{}", line(&flow));
         }
     });
-    Ok(FlowPrinter { task, _subscriptions: subscriptions })
+    FlowPrinter { task, _subscriptions: subscriptions }
 }
 
 /// One flow for people: when, where, verdict, from whom to whom, why.

@@ -44,6 +44,8 @@ pub(crate) struct Prober<'a> {
     pub(crate) puppets: BTreeMap<&'a str, &'a Puppet>,
     pub(crate) heard: &'a mut mpsc::UnboundedReceiver<Heard>,
     pub(crate) flows: &'a mut mpsc::UnboundedReceiver<Flow>,
+    /// Every node says what it drops, so that silence alone means that something is odd.
+    pub(crate) all_nodes_speak: bool,
     /// The next probe's number.
     pub(crate) next: &'a mut u64,
     pub(crate) progress: &'a dyn Fn(usize),
@@ -55,7 +57,7 @@ impl Prober<'_> {
         let mut round = Round::new(targets);
         self.run(&mut round, (0..targets.len()).collect(), PATIENCE).await;
         let unheard: VecDeque<usize> = (0..targets.len()).filter(|index| round.is_unheard(*index)).collect();
-        if !unheard.is_empty() {
+        if self.all_nodes_speak && !unheard.is_empty() {
             self.run(&mut round, unheard, MORE_PATIENCE).await;
         }
         self.wait_for_flows(&mut round).await;

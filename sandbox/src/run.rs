@@ -127,7 +127,7 @@ impl Session<'_> {
     /// Measures and shows; with `watch` again and again, with `keep` until somebody ends it.
     async fn attend(&self, sandbox: &mut Sandbox, settle: Option<Settle>) -> anyhow::Result<()> {
         let _flows =
-            if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await?) } else { None };
+            if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await) } else { None };
         let mut watch = if self.options.watch { Some(Watch::new(self.options)?) } else { None };
         let mut report = self.measure(sandbox).await?;
         self.show(&report)?;
