@@ -3,6 +3,9 @@
 //! tcx links are pinned and replaced in place (`bpf_link_update`): there is no instant without a program. Where the kernel
 //! lacks tcx, clsact filters with one handle and priority serve, likewise replaced in place; they need no pin, since a
 //! filter lives as long as its interface.
+//!
+//! Attaching to tcx waits for an RCU grace period with the kernel's networking lock held: 10 to 20 ms for each program
+//! (6.18), where clsact takes 0.1. So a pod is born on clsact, and moves to tcx when the node is quiet ([`settle`]).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -24,9 +27,33 @@ fn hook_of(program: &str) -> TcAttachType {
     if program == "to_pod" { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
+const ENDPOINT_PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
+
 pub(crate) fn endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
-    attach(dataplane, "from_pod", ifindex)?;
-    attach(dataplane, "to_pod", ifindex)
+    for program in ENDPOINT_PROGRAMS {
+        attach(dataplane, program, ifindex)?;
+    }
+    Ok(())
+}
+
+/// Moves one program of one endpoint from clsact to tcx; false if there is nothing left to move.
+///
+/// While both are attached a packet that goes on to the stack is seen twice: the second finds the connection of the first.
+pub(crate) fn settle(dataplane: &mut Dataplane) -> Result<bool, Error> {
+    let Some(ifindex) = dataplane.unsettled.first().copied() else { return Ok(false) };
+    let (Ok(interface), true) = (interface_name(ifindex), uses_tcx(dataplane.hook)) else {
+        dataplane.unsettled.remove(&ifindex);
+        return Ok(true);
+    };
+    for program in ENDPOINT_PROGRAMS {
+        if !dataplane.pins.link(program, ifindex).exists() {
+            attach_tcx(dataplane, program, ifindex, &interface)?;
+            detach_clsact(program, &interface);
+            return Ok(true);
+        }
+    }
+    dataplane.unsettled.remove(&ifindex);
+    Ok(true)
 }
 
 pub(crate) fn underlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
@@ -34,11 +61,10 @@ pub(crate) fn underlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Er
 }
 
 pub(crate) fn detach_endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
-    for program in ["from_pod", "to_pod"] {
+    let on_clsact = dataplane.unsettled.remove(&ifindex) || !uses_tcx(dataplane.hook);
+    for program in ENDPOINT_PROGRAMS {
         Pins::remove(&dataplane.pins.link(program, ifindex))?;
-        if !uses_tcx(dataplane.hook)
-            && let Ok(interface) = interface_name(ifindex)
-        {
+        if on_clsact && let Ok(interface) = interface_name(ifindex) {
             // Without the interface there is no filter either.
             detach_clsact(program, &interface);
         }
@@ -49,10 +75,10 @@ pub(crate) fn detach_endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result
 /// By the kernel's own account, not ours: somebody may have taken a program off.
 pub(crate) fn endpoint_attached(dataplane: &Dataplane, ifindex: u32) -> Result<bool, Error> {
     let interface = interface_name(ifindex)?;
-    if !uses_tcx(dataplane.hook) {
+    if !uses_tcx(dataplane.hook) || dataplane.unsettled.contains(&ifindex) {
         return Ok(true);
     }
-    for program in ["from_pod", "to_pod"] {
+    for program in ENDPOINT_PROGRAMS {
         let (_, attached) = SchedClassifier::query_tcx(&interface, hook_of(program)).map_err(|source| {
             Error::Attach { program: "query", target: interface.clone(), source: Box::new(source) }
         })?;
@@ -65,14 +91,6 @@ pub(crate) fn endpoint_attached(dataplane: &Dataplane, ifindex: u32) -> Result<b
 
 /// Puts the programs just loaded in the place of those that an earlier agent left attached.
 pub(crate) fn replace_programs(dataplane: &mut Dataplane) -> Result<(), Error> {
-    if !uses_tcx(dataplane.hook) {
-        for ifindex in endpoint_rows(dataplane) {
-            if interface_name(ifindex).is_ok() {
-                endpoint(dataplane, ifindex)?;
-            }
-        }
-        return Ok(());
-    }
     for (program, ifindex) in dataplane.pins.interface_links()? {
         let Some(program) = TC_PROGRAMS.into_iter().find(|name| *name == program) else { continue };
         if interface_name(ifindex).is_err() {
@@ -81,17 +99,31 @@ pub(crate) fn replace_programs(dataplane: &mut Dataplane) -> Result<(), Error> {
         }
         attach(dataplane, program, ifindex)?;
     }
+    // What is not on tcx is on clsact, where a filter is found by its interface.
+    for ifindex in endpoint_rows(dataplane) {
+        for program in ENDPOINT_PROGRAMS {
+            if !dataplane.pins.link(program, ifindex).exists() && interface_name(ifindex).is_ok() {
+                attach(dataplane, program, ifindex)?;
+            }
+        }
+    }
     Ok(())
 }
 
 /// Attaches, or replaces what is attached.
 fn attach(dataplane: &mut Dataplane, program: &'static str, ifindex: u32) -> Result<(), Error> {
     let interface = interface_name(ifindex)?;
-    if uses_tcx(dataplane.hook) {
-        attach_tcx(dataplane, program, ifindex, &interface)
-    } else {
-        attach_clsact(dataplane, program, &interface)
+    let is_new_endpoint =
+        ENDPOINT_PROGRAMS.contains(&program) && !dataplane.pins.link(program, ifindex).exists();
+    if !uses_tcx(dataplane.hook) {
+        return attach_clsact(dataplane, program, &interface);
     }
+    if dataplane.hook == Hook::Auto && is_new_endpoint {
+        attach_clsact(dataplane, program, &interface)?;
+        dataplane.unsettled.insert(ifindex);
+        return Ok(());
+    }
+    attach_tcx(dataplane, program, ifindex, &interface)
 }
 
 fn attach_tcx(
@@ -165,10 +197,12 @@ fn endpoint_rows(dataplane: &Dataplane) -> BTreeSet<u32> {
 }
 
 pub(crate) fn attached_endpoints(dataplane: &Dataplane) -> Result<Vec<u32>, Error> {
-    if uses_tcx(dataplane.hook) {
-        return dataplane.pins.endpoints();
+    let mut attached: BTreeSet<u32> = dataplane.pins.endpoints()?.into_iter().collect();
+    attached.extend(&dataplane.unsettled);
+    if !uses_tcx(dataplane.hook) {
+        attached.extend(endpoint_rows(dataplane));
     }
-    Ok(endpoint_rows(dataplane).into_iter().filter(|ifindex| interface_name(*ifindex).is_ok()).collect())
+    Ok(attached.into_iter().collect())
 }
 
 pub(crate) fn cgroup(dataplane: &mut Dataplane, cgroup: &Path) -> Result<(), Error> {

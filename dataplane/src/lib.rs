@@ -18,6 +18,7 @@ pub use load::{Capacities, Hook, Options};
 pub use sweep::SweepReport;
 pub use trial::{Action, Trial, Trialled};
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use common::config::Config;
@@ -34,6 +35,8 @@ pub struct Dataplane {
     adopted: bool,
     /// What the maps hold: read at the start, kept by `apply`.
     tables: Tables,
+    /// Endpoints whose programs are on clsact and should be on tcx.
+    unsettled: BTreeSet<u32>,
 }
 
 impl Dataplane {
@@ -78,6 +81,12 @@ impl Dataplane {
     /// Attaches the programs to the host's side of a pod's veth pair.
     pub fn attach_endpoint(&mut self, ifindex: u32) -> Result<(), Error> {
         attach::endpoint(self, ifindex)
+    }
+
+    /// Moves one program of an endpoint attached lately to its final place, which may take 20 ms: for quiet moments. False
+    /// if there is nothing left to do.
+    pub fn settle_endpoint(&mut self) -> Result<bool, Error> {
+        attach::settle(self)
     }
 
     /// Takes the programs off again; nothing there is fine.

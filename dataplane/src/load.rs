@@ -1,5 +1,6 @@
 //! Loading: new pins, or those of an earlier agent with its programs replaced in place.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{CgroupSockAddr, SchedClassifier};
@@ -15,7 +16,7 @@ use crate::pin::Pins;
 /// How programs are attached to an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hook {
-    /// tcx where the kernel has it (6.6), else clsact.
+    /// Born on clsact, then moved to tcx where the kernel has it (6.6).
     #[default]
     Auto,
     Tcx,
@@ -66,7 +67,8 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
     }
     let maps = Maps::take(&mut ebpf, &pins)?;
     let tables = if adopted { maps.read()? } else { policy::tables::Tables::default() };
-    let mut dataplane = Dataplane { ebpf, maps, pins, hook: options.hook, adopted, tables };
+    let mut dataplane =
+        Dataplane { ebpf, maps, pins, hook: options.hook, adopted, tables, unsettled: BTreeSet::new() };
     attach::replace_programs(&mut dataplane)?;
     Ok(dataplane)
 }
