@@ -10,13 +10,15 @@ pub struct FragmentKey {
     pub destination: Addr,
     /// The identification as it stands in the header (IPv4: 16 bits).
     pub id: u32,
+    /// IPv4: datagrams of different protocols have different numbers. IPv6: 0; what later fragments say of the protocol
+    /// does not count.
     pub protocol: u8,
     pub zero: [u8; 3],
 }
 
 const _: () = assert!(size_of::<FragmentKey>() == 40 && align_of::<FragmentKey>() == 4);
 
-/// The ports that the first fragment carried.
+/// What only the first fragment carried.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentRow {
@@ -24,7 +26,8 @@ pub struct FragmentRow {
     pub expires_ns: u64,
     pub source_port: Be16,
     pub destination_port: Be16,
-    pub zero: [u8; 4],
+    pub protocol: u8,
+    pub zero: [u8; 3],
 }
 
 const _: () = assert!(size_of::<FragmentRow>() == 16 && align_of::<FragmentRow>() == 8);

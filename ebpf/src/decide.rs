@@ -49,6 +49,12 @@ pub(crate) fn decide(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
     {
         return orphan_fragment(sighting);
     }
+    if sighting.is_at(Hook::FromPod) && sighting.packet.protocol == protocol::ICMPV6 {
+        let verdict = neighbourly(sighting);
+        if verdict.is_given() {
+            return verdict;
+        }
+    }
     let packet = &sighting.packet;
     sighting.from_low = u8::from(sighting.key.fill(
         &packet.source,
@@ -66,6 +72,16 @@ pub(crate) fn decide(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
         }
     }
     first_packet(skb, sighting)
+}
+
+/// Neighbour discovery from a pod, which is no part of any connection; [`Verdict::NONE`] for other ICMPv6.
+#[inline(never)]
+fn neighbourly(sighting: &mut Sighting) -> Verdict {
+    match discovery::from_pod(&sighting.packet) {
+        None => Verdict::NONE,
+        Some(Ok(reason)) => Verdict::pass(reason, Path::Stack),
+        Some(Err(reason)) => drop(sighting, reason),
+    }
 }
 
 #[inline(never)]
@@ -148,12 +164,6 @@ fn ends(from_low: bool, judgement: &Judgement) -> (u32, u32) {
 fn first_packet(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
     let from_pod = sighting.is_at(Hook::FromPod);
     let to_pod = sighting.is_at(Hook::ToPod);
-    if from_pod && let Some(answer) = discovery::from_pod(&sighting.packet) {
-        return match answer {
-            Ok(reason) => Verdict::pass(reason, Path::Stack),
-            Err(reason) => drop(sighting, reason),
-        };
-    }
     // The node itself made the packet: it came in by no device.
     // SAFETY: reading a field of the context that the kernel lets tc programs read.
     let from_node = to_pod && unsafe { (*skb).ingress_ifindex } == 0;

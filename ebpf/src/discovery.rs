@@ -1,6 +1,6 @@
 //! Neighbour discovery and multicast listener reports of a pod (semantics.md, NetworkPolicy 10).
 
-use common::net::{Addr, protocol};
+use common::net::Addr;
 use common::verdict::{DropReason, PassReason};
 
 use crate::packet::Packet;
@@ -15,13 +15,10 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 const MLDV2_REPORT: u8 = 143;
 
-/// The verdict on a packet of these kinds from a pod; `None` for every other packet. They end at the gateway: the stack
+/// The verdict on an ICMPv6 packet of these kinds from a pod; `None` for every other one. They end at the gateway: the stack
 /// never forwards them.
 #[inline(always)]
 pub(crate) fn from_pod(packet: &Packet) -> Option<Result<PassReason, DropReason>> {
-    if packet.protocol != protocol::ICMPV6 {
-        return None;
-    }
     let bounded = match packet.icmp_type {
         NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT | ROUTER_SOLICITATION => packet.hop_limit == 255,
         MLD_QUERY | MLD_REPORT | MLD_DONE | MLDV2_REPORT => packet.hop_limit == 1,

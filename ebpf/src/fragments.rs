@@ -1,4 +1,4 @@
-//! Later fragments follow their first: it left its ports here.
+//! Later fragments follow their first: it left its protocol and ports here.
 
 use common::fragment::{FragmentKey, FragmentRow};
 
@@ -8,7 +8,7 @@ use crate::packet::{Packet, fragment};
 /// As long as Linux waits for the rest of a datagram.
 const FRAGMENT_NS: u64 = 30_000_000_000;
 
-/// Remembers a first fragment's ports, or gives a later one those of its first. False for a later fragment that came
+/// Remembers a first fragment's protocol and ports, or gives a later one those of its first. False for a later fragment that came
 /// before its first.
 #[inline(never)]
 pub(crate) fn resolve(packet: &mut Packet, now_ns: u64) -> bool {
@@ -25,7 +25,8 @@ fn remember(packet: &Packet, now_ns: u64) {
         expires_ns: now_ns + FRAGMENT_NS,
         source_port: packet.source_port,
         destination_port: packet.destination_port,
-        zero: [0; 4],
+        protocol: packet.protocol,
+        zero: [0; 3],
     };
     // An LRU makes room; where it cannot, the later fragments drop with their own reason.
     let _full = FRAGMENTS.insert(key(packet), row, 0);
@@ -39,6 +40,7 @@ fn recall(packet: &mut Packet, now_ns: u64) -> bool {
         Some(row) if row.expires_ns >= now_ns => {
             packet.source_port = row.source_port;
             packet.destination_port = row.destination_port;
+            packet.protocol = row.protocol;
             true
         }
         _ => false,
@@ -51,7 +53,7 @@ fn key(packet: &Packet) -> FragmentKey {
         source: packet.source,
         destination: packet.destination,
         id: packet.fragment_id,
-        protocol: packet.protocol,
+        protocol: if packet.source.is_v4() { packet.protocol } else { 0 },
         zero: [0; 3],
     }
 }

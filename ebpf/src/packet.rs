@@ -12,6 +12,8 @@ const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
+/// A TCP header up to its flags.
+const TCP_LEN: u32 = 14;
 /// How many IPv6 extension headers we walk; real packets carry at most two or three.
 const MAX_EXTENSIONS: u32 = 4;
 
@@ -28,7 +30,7 @@ pub(crate) mod fragment {
 pub(crate) struct Packet {
     pub(crate) source: Addr,
     pub(crate) destination: Addr,
-    /// 0 for protocols without ports; for ICMP echo the identifier, so that each `ping` is a connection of its own.
+    /// 0 for protocols without ports; for ICMP echo see [`echo_ports`].
     pub(crate) source_port: Be16,
     pub(crate) destination_port: Be16,
     pub(crate) protocol: u8,
@@ -41,6 +43,8 @@ pub(crate) struct Packet {
     pub(crate) fragment_id: u32,
     /// Offset of the transport header from the start of the frame.
     pub(crate) transport: u32,
+    /// Where the packet ends, from the start of the frame: what is behind that is padding.
+    pub(crate) end: u32,
 }
 
 /// `parse` understood the packet.
@@ -132,6 +136,9 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> bool {
     packet.protocol = header.protocol;
     packet.hop_limit = header.hop_limit;
     packet.transport = ETH_LEN as u32 + u32::from(words) * 4;
+    if !ends(ctx, packet, 0, u16::from_be(header.length)) || packet.transport > packet.end {
+        return false;
+    }
     let part = u16::from_be(header.fragment) & 0x3fff;
     if part != 0 {
         packet.fragment = if part & 0x1fff == 0 { fragment::FIRST } else { fragment::LATER };
@@ -162,11 +169,25 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> bool {
     packet.protocol = header.next;
     packet.hop_limit = header.hop_limit;
     packet.transport = (ETH_LEN + IPV6_LEN) as u32;
+    if !ends(ctx, packet, IPV6_LEN as u32, u16::from_be(header.length)) {
+        return false;
+    }
     match packet.protocol {
         protocol::TCP => tcp(ctx, ETH_LEN + IPV6_LEN, packet),
         protocol::UDP | protocol::SCTP | protocol::ICMPV6 => transport(ctx.skb.skb, packet),
         _ => extensions(ctx.skb.skb, packet) && transport(ctx.skb.skb, packet),
     }
+}
+
+/// Notes where the packet ends: `length` bytes behind `before` bytes of IP header. False if the frame ends earlier.
+///
+/// No length is the sign of a packet longer than can be said ("BIG TCP"); it fills its frame.
+#[inline(always)]
+fn ends(ctx: &TcContext, packet: &mut Packet, before: u32, length: u16) -> bool {
+    let frame = ctx.len();
+    let end = ETH_LEN as u32 + before + u32::from(length);
+    packet.end = if length == 0 && frame > end + u32::from(u16::MAX) { frame } else { end };
+    packet.end <= frame
 }
 
 /// Walks IPv6 extension headers up to the transport protocol, or to the payload of a later fragment.
@@ -180,6 +201,9 @@ fn extensions(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
         // Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
         if !matches!(next, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140) {
             return true;
+        }
+        if packet.transport + 8 > packet.end {
+            return false;
         }
         let Ok(header) = ctx.load::<[u8; 8]>(packet.transport as usize) else { return false };
         packet.protocol = header[0];
@@ -211,12 +235,12 @@ fn extensions(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
 #[inline(always)]
 fn tcp(ctx: &TcContext, at: usize, packet: &mut Packet) -> bool {
     match direct::<TcpHeader>(ctx, at) {
-        Some(header) => {
+        Some(header) if at as u32 + TCP_LEN <= packet.end => {
             [packet.source_port, packet.destination_port] = header.ports;
             packet.tcp_flags = header.flags;
             true
         }
-        None => transport(ctx.skb.skb, packet),
+        _ => transport(ctx.skb.skb, packet),
     }
 }
 
@@ -233,6 +257,10 @@ fn transport(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
     if !has_ports && !is_icmp {
         return true;
     }
+    let least = if packet.protocol == protocol::TCP { TCP_LEN } else { 8 };
+    if packet.transport + least > packet.end {
+        return false;
+    }
     let Ok(header) = ctx.load::<[u8; 8]>(at) else { return false };
     if has_ports {
         packet.source_port = Be16::from_wire([header[0], header[1]]);
@@ -243,12 +271,21 @@ fn transport(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
         }
     } else {
         packet.icmp_type = header[0];
-        if matches!((packet.protocol, header[0]), (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129)) {
-            packet.source_port = Be16::from_wire([header[4], header[5]]);
-            packet.destination_port = packet.source_port;
-        }
+        let id = Be16::from_wire([header[4], header[5]]);
+        (packet.source_port, packet.destination_port) = echo_ports(packet.protocol, header[0], id);
     }
     true
+}
+
+/// What stands for the ports of an ICMP message. Each `ping` is a connection of its own, from its identifier to 0: so a
+/// reply is one, and a request the other way is none.
+#[inline(always)]
+pub(crate) fn echo_ports(protocol: u8, icmp_type: u8, id: Be16) -> (Be16, Be16) {
+    match (protocol, icmp_type) {
+        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => (id, Be16::new(0)),
+        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => (Be16::new(0), id),
+        _ => (Be16::new(0), Be16::new(0)),
+    }
 }
 
 /// A header at a fixed place of the frame's linear part.

@@ -6,6 +6,7 @@ use common::conntrack::CtKey;
 use common::net::{Addr, Be16, protocol};
 
 use crate::connections;
+use crate::packet::echo_ports;
 use crate::sighting::Sighting;
 
 /// Whether the packet is an ICMP error about a live connection, sent to the end whose packet it quotes.
@@ -57,7 +58,7 @@ fn quoted(skb: *mut __sk_buff, at: usize, protocol: u8, destination: &Addr, sigh
     let (source_port, destination_port) = if protocol::has_ports(protocol) {
         (port(0), port(2))
     } else if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
-        (port(4), port(4))
+        echo_ports(protocol, header[0], port(4))
     } else {
         Default::default()
     };
