@@ -240,6 +240,12 @@ impl Packet {
         self
     }
 
+    /// Only this many bytes of the payload.
+    pub fn cut(mut self, length: usize) -> Self {
+        self.payload.truncate(length);
+        self
+    }
+
     /// One fragment of a datagram: an IPv6 fragment header goes behind the extension headers there are.
     pub fn fragment(mut self, id: u32, offset: u16, more: bool) -> Self {
         if self.source.is_ipv6() {
