@@ -15,6 +15,8 @@ pub(crate) trait Datapath {
     fn config(&self) -> Result<Config>;
 
     fn attach_endpoint(&mut self, ifindex: u32) -> Result<()>;
+    /// Moves a program attached lately to its final place; false if there is none. May take 20 ms.
+    fn settle_endpoint(&mut self) -> Result<bool>;
     /// Succeeds where there is nothing to detach.
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<()>;
     fn endpoint_attached(&self, ifindex: u32) -> Result<bool>;

@@ -156,8 +156,12 @@ impl<D: Datapath> Agent<D> {
                 .map(|()| Attached { generation: self.generation() })
                 .map_err(|error| Refusal::now(format!("endpoint {name}: {error}")));
             match &answer {
-                Ok(_) => info!(endpoint = name, ips = ?attach.ips, ifname = attach.host_ifname, "taken in"),
-                Err(refusal) => warn!(endpoint = name, error = refusal.message, "not taken in"),
+                Ok(_) => {
+                    info!(endpoint = name, pod = pod_name(&attach), ips = ?attach.ips, ifname = attach.host_ifname, "taken in")
+                }
+                Err(refusal) => {
+                    warn!(endpoint = name, pod = pod_name(&attach), error = refusal.message, "not taken in")
+                }
             }
             // A caller that did not wait for the answer has undone its part, or will.
             if reply.send(answer).is_err() || !taken {
@@ -239,7 +243,11 @@ impl<D: Datapath> Agent<D> {
     /// Takes an endpoint out of the world and forgets its record; the next plan removes its rows.
     pub(crate) fn remove(&mut self, attachment: &Attachment) -> bool {
         let Some(attach) = self.records.remove(attachment) else { return false };
-        info!(endpoint = format!("{}/{}", attach.container_id, attach.ifname), "let go");
+        info!(
+            endpoint = format!("{}/{}", attach.container_id, attach.ifname),
+            pod = pod_name(&attach),
+            "let go"
+        );
         self.leave(&attach);
         true
     }
@@ -247,10 +255,8 @@ impl<D: Datapath> Agent<D> {
     fn leave(&mut self, attach: &Attach) {
         self.world.detach(&attach.container_id, &attach.ifname);
         self.world_changed();
-        if let Some(pod) = &attach.pod {
-            for ip in &attach.ips {
-                self.naming.departed(*ip, &format!("{}/{}", pod.namespace, pod.name));
-            }
+        if let Some(pod) = pod_name(attach) {
+            attach.ips.iter().for_each(|ip| self.naming.departed(*ip, &pod));
         }
         self.departing.push(attach.host_ifindex);
     }
@@ -322,6 +328,11 @@ impl<D: Datapath> Agent<D> {
 
 fn key(attach: &Attach) -> Attachment {
     Attachment { container_id: attach.container_id.clone(), ifname: attach.ifname.clone() }
+}
+
+/// `namespace/name`.
+pub(crate) fn pod_name(attach: &Attach) -> Option<String> {
+    attach.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name))
 }
 
 fn is_same(one: &Attach, other: &Attach) -> bool {

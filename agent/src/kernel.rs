@@ -70,6 +70,10 @@ impl Datapath for Dataplane {
         Ok(Dataplane::attach_endpoint(self, ifindex)?)
     }
 
+    fn settle_endpoint(&mut self) -> Result<bool> {
+        Ok(Dataplane::settle_endpoint(self)?)
+    }
+
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<()> {
         Ok(Dataplane::detach_endpoint(self, ifindex)?)
     }

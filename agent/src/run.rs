@@ -29,6 +29,10 @@ const RETRY: Duration = Duration::from_secs(2);
 /// the longest.
 const DEPARTURE: Duration = Duration::from_millis(5);
 const LONGEST_DEPARTURE: Duration = Duration::from_secs(1);
+/// Programs are moved to their final place when no pod has come or gone for this long: moving holds up who comes next.
+const QUIET: Duration = Duration::from_secs(1);
+/// A move that failed is tried again after this.
+const MOVE_RETRY: Duration = Duration::from_secs(30);
 
 pub(crate) struct Agent<D> {
     pub(crate) node: String,
@@ -62,6 +66,7 @@ pub(crate) struct Agent<D> {
     retry_at: Option<Instant>,
     depart_at: Option<Instant>,
     depart_after: Duration,
+    move_at: Option<Instant>,
 }
 
 impl<D: Datapath> Agent<D> {
@@ -97,6 +102,7 @@ impl<D: Datapath> Agent<D> {
             retry_at: None,
             depart_at: None,
             depart_after: DEPARTURE,
+            move_at: None,
         };
         agent.reconcile();
         let kept: Vec<_> = agent.records.iter().cloned().collect();
@@ -106,6 +112,8 @@ impl<D: Datapath> Agent<D> {
 
     /// Runs until told to stop, or until nobody is left to say anything.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        // An earlier agent may have left programs on the way.
+        self.move_at = Some(Instant::now() + QUIET);
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -142,6 +150,9 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn call(&mut self, call: Call) {
+        if !matches!(call, Call::Ask(_)) {
+            self.move_at = Some(Instant::now() + QUIET);
+        }
         match call {
             Call::Attach(attach, reply) => self.attach(attach, reply),
             Call::Detach(attachment, reply) => self.detach(&attachment, reply),
@@ -200,6 +211,9 @@ impl<D: Datapath> Agent<D> {
             self.depart(now);
         }
         self.say_farewell();
+        if self.move_at.is_some_and(|at| at <= now) {
+            self.move_programs(now);
+        }
         for question in std::mem::take(&mut self.questions) {
             self.answer(question);
         }
@@ -209,6 +223,18 @@ impl<D: Datapath> Agent<D> {
         self.let_depart();
         self.depart_at = (!self.departing.is_empty()).then(|| now + self.depart_after);
         self.depart_after = (2 * self.depart_after).min(LONGEST_DEPARTURE);
+    }
+
+    /// One program at a time: what has come into the queue meanwhile goes first.
+    fn move_programs(&mut self, now: Instant) {
+        self.move_at = match self.datapath.settle_endpoint() {
+            Ok(true) => Some(now),
+            Ok(false) => None,
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "program not moved to tcx, it stays on clsact for now");
+                Some(now + MOVE_RETRY)
+            }
+        };
     }
 
     /// Compiles the world and makes the maps hold the result. Where that cannot be, they hold what they held before.
@@ -291,7 +317,7 @@ impl<D: Datapath> Agent<D> {
 
     fn deadline(&self) -> Option<Instant> {
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
-        waiting.chain(self.retry_at).chain(self.depart_at).min()
+        waiting.chain(self.retry_at).chain(self.depart_at).chain(self.move_at).min()
     }
 }
 

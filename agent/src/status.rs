@@ -8,6 +8,7 @@ use common::net::Addr;
 use tracing::warn;
 
 use crate::datapath::Datapath;
+use crate::endpoints::pod_name;
 use crate::metrics::Numbers;
 use crate::run::Agent;
 
@@ -49,10 +50,7 @@ impl<D: Datapath> Agent<D> {
             .map(|attach| {
                 let row = attach.ips.first().and_then(|ip| row(Addr::from(*ip)));
                 EndpointStatus {
-                    name: match &attach.pod {
-                        Some(pod) => format!("{}/{}", pod.namespace, pod.name),
-                        None => attach.container_id.clone(),
-                    },
+                    name: pod_name(attach).unwrap_or_else(|| attach.container_id.clone()),
                     ips: attach.ips.clone(),
                     ifname: attach.host_ifname.clone(),
                     ifindex: attach.host_ifindex,

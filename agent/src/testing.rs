@@ -21,6 +21,7 @@ pub(crate) struct Kernel {
     pub(crate) generation: u64,
     pub(crate) interfaces: BTreeMap<u32, String>,
     pub(crate) attached: BTreeSet<u32>,
+    pub(crate) settled: BTreeSet<u32>,
     /// Plans of more writes than this do not fit.
     pub(crate) room: Option<usize>,
     pub(crate) attach_fails: bool,
@@ -68,6 +69,12 @@ impl Datapath for MemoryDatapath {
         kernel.attached.insert(ifindex);
         kernel.log.push(format!("attach {ifindex}"));
         Ok(())
+    }
+
+    fn settle_endpoint(&mut self) -> Result<bool> {
+        let mut kernel = self.kernel.borrow_mut();
+        let unsettled = kernel.attached.difference(&kernel.settled).next().copied();
+        Ok(unsettled.is_some_and(|ifindex| kernel.settled.insert(ifindex)))
     }
 
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<()> {

@@ -1,10 +1,13 @@
 //! The loop, with the kernel in memory.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use api::{Attach, Attached, Attachment, Detached, PodRef, Status, Valid};
 use common::net::Addr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
@@ -13,6 +16,7 @@ use crate::event::{Call, Event, Fault, Question, Refusal, Reply};
 use crate::node::Neighbourhood;
 use crate::records::Records;
 use crate::run::Agent;
+use crate::socket::Socket;
 use crate::testing::{Folder, Kernel, MemoryDatapath, NODES, pod, policy, snapshot};
 
 type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
@@ -347,6 +351,72 @@ async fn an_address_that_a_dead_endpoint_had_can_be_given_away_again() {
         node.call(|reply| Call::Attach(successor, reply)).await.await.unwrap().unwrap();
         assert_eq!(node.status().await.endpoints.len(), 1);
         assert!(node.has_row(1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn programs_are_moved_to_their_final_place_when_no_pod_comes_or_goes() {
+    on_a_node(async |node| {
+        node.source(&[NODES, &pod("web", "10.244.0.1"), &pod("db", "10.244.0.2")]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        node.attach("db", 2).await.await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        node.status().await;
+        assert!(node.kernel(|kernel| kernel.settled.is_empty()), "a pod came less than a second ago");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        node.status().await;
+        assert_eq!(node.kernel(|kernel| kernel.settled.len()), 2);
+    })
+    .await;
+}
+
+/// One exchange on the real socket, as `curl --unix-socket` does it: status line and body.
+async fn exchange(socket: &Path, request: &str, body: &str) -> (String, String) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    let length = body.len();
+    let head =
+        format!("{request} HTTP/1.1\r\nhost: weir\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn the_socket_speaks_as_the_api_says() {
+    on_a_node(async |node| {
+        let path = node.folder.path().join("agent.sock");
+        let socket = Socket::bind(&path).unwrap();
+        spawn_local(socket.serve(node.agent.as_ref().unwrap().0.clone()));
+        node.source(&[NODES, &pod("web", "10.244.0.1")]).await;
+
+        let web = serde_json::to_string(&attach("web", 1)).unwrap();
+        let (status, body) = exchange(&path, "PUT /v1/endpoints", &web).await;
+        assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "{\"generation\":1}"));
+        let (_, body) = exchange(&path, "GET /v1/endpoints/id-web/eth0", "").await;
+        assert!(serde_json::from_str::<api::Endpoint>(&body).unwrap().programs_attached);
+        let (_, body) = exchange(&path, "GET /v1/status", "").await;
+        assert_eq!(serde_json::from_str::<Status>(&body).unwrap().endpoints.len(), 1);
+        let (_, body) = exchange(&path, "POST /v1/gc", r#"{"attachments":[]}"#).await;
+        assert_eq!(serde_json::from_str::<api::Collected>(&body).unwrap().removed, [attachment("web")]);
+        let (_, body) = exchange(&path, "DELETE /v1/endpoints/id-web/eth0", "").await;
+        assert_eq!(body, r#"{"existed":false}"#);
+        assert_eq!(exchange(&path, "GET /v1/flows", "").await, ("HTTP/1.1 200 OK".into(), String::new()));
+
+        for (request, body, expected, says) in [
+            ("GET /v1/endpoints/id-web/eth0", "", "404 Not Found", "no endpoint id-web/eth0"),
+            ("PUT /v1/endpoints", "{}", "400 Bad Request", "missing field `container_id`"),
+            ("GET /v1/flows?port=http", "", "400 Bad Request", "port=http"),
+            ("PATCH /v1/status", "", "404 Not Found", "no call PATCH /v1/status"),
+        ] {
+            let (status, body) = exchange(&path, request, body).await;
+            assert_eq!(status, format!("HTTP/1.1 {expected}"));
+            let error: api::Error = serde_json::from_str(&body).unwrap();
+            assert!(error.message.contains(says) && !error.transient, "{error:?}");
+        }
     })
     .await;
 }

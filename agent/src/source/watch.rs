@@ -148,3 +148,60 @@ impl Watches {
         folder.join(name).symlink_metadata().is_ok_and(|file| !file.is_file() || file.nlink() > 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::Folder;
+
+    fn namespace(name: &str) -> String {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name} }}\n")
+    }
+
+    /// Names of the objects of the next snapshot.
+    async fn next(events: &mut mpsc::Receiver<Event>) -> Vec<String> {
+        let patience = Duration::from_secs(5);
+        loop {
+            let event =
+                tokio::time::timeout(patience, events.recv()).await.expect("a change is seen").unwrap();
+            if let Event::Source(snapshot) = event {
+                return snapshot.objects.iter().map(|(object, _)| object.name().to_owned()).collect();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_way_to_change_a_folder_is_seen() {
+        let folder = Folder::new();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a.yaml"), namespace("a")).unwrap();
+        let (sender, mut events) = mpsc::channel(16);
+        let _end = follow(Directory::new(folder.path()), sender);
+        assert_eq!(next(&mut events).await, ["a"]);
+
+        fs::write(path(".new"), namespace("renamed")).unwrap();
+        fs::rename(path(".new"), path("a.yaml")).unwrap();
+        // The write beside it may have been seen on its own.
+        while next(&mut events).await != ["renamed"] {}
+
+        fs::create_dir(path("deeper")).unwrap();
+        fs::write(path("deeper/b.yaml"), namespace("b")).unwrap();
+        while next(&mut events).await != ["b", "renamed"] {}
+
+        fs::remove_file(path("a.yaml")).unwrap();
+        while next(&mut events).await != ["b"] {}
+
+        std::os::unix::fs::symlink(path("deeper/b.yaml"), path("linked.yml")).unwrap();
+        fs::remove_file(path("deeper/b.yaml")).unwrap();
+        while !next(&mut events).await.is_empty() {}
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_at_the_start_is_an_error_that_names_it() {
+        let (sender, _events) = mpsc::channel(16);
+        let error = follow(Directory::new("/nowhere/at/all"), sender).await.unwrap();
+        assert!(format!("{error:#}").contains("/nowhere/at/all"), "{error:#}");
+    }
+}
