@@ -93,11 +93,15 @@ pub(crate) fn endpoint_attached(dataplane: &Dataplane, ifindex: u32) -> Result<b
 pub(crate) fn replace_programs(dataplane: &mut Dataplane) -> Result<(), Error> {
     for (program, ifindex) in dataplane.pins.interface_links()? {
         let Some(program) = TC_PROGRAMS.into_iter().find(|name| *name == program) else { continue };
-        if interface_name(ifindex).is_err() {
+        let Ok(interface) = interface_name(ifindex) else {
             Pins::remove(&dataplane.pins.link(program, ifindex))?;
             continue;
-        }
+        };
         attach(dataplane, program, ifindex)?;
+        if ENDPOINT_PROGRAMS.contains(&program) && uses_tcx(dataplane.hook) {
+            // The agent before us may have ended in the middle of a move.
+            detach_clsact(program, &interface);
+        }
     }
     // What is not on tcx is on clsact, where a filter is found by its interface.
     for ifindex in endpoint_rows(dataplane) {
@@ -235,7 +239,9 @@ fn uses_tcx(hook: Hook) -> bool {
 }
 
 fn interface_name(ifindex: u32) -> Result<String, Error> {
-    nix::net::if_::if_indextoname(ifindex)
-        .map(|name| name.to_string_lossy().into_owned())
-        .map_err(|_| Error::NoInterface { ifindex })
+    match nix::net::if_::if_indextoname(ifindex) {
+        // nix 0.31 overlooks the failure and answers with no name.
+        Ok(name) if !name.is_empty() => Ok(name.to_string_lossy().into_owned()),
+        _ => Err(Error::NoInterface { ifindex }),
+    }
 }

@@ -1,6 +1,6 @@
 //! Typed handles over `common`'s keys, one write for each [`MapOp`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
@@ -152,17 +152,17 @@ impl Maps {
         for op in plan {
             match op {
                 MapOp::PutEndpoint(key, _) => endpoints.put(*key, tables.endpoints.contains_key(key)),
-                MapOp::RemoveEndpoint(_) => endpoints.remove(),
+                MapOp::RemoveEndpoint(key) => endpoints.remove(*key, tables.endpoints.contains_key(key)),
                 MapOp::PutPeer(key, _) => peers.put(*key, tables.peers.contains_key(key)),
-                MapOp::RemovePeer(_) => peers.remove(),
+                MapOp::RemovePeer(key) => peers.remove(*key, tables.peers.contains_key(key)),
                 MapOp::PutCidr(key, _) => cidrs.put(*key, tables.cidrs.contains_key(key)),
-                MapOp::RemoveCidr(_) => cidrs.remove(),
+                MapOp::RemoveCidr(key) => cidrs.remove(*key, tables.cidrs.contains_key(key)),
                 MapOp::PutRule(key, _) => rules.put(*key, tables.rules.contains_key(key)),
-                MapOp::RemoveRule(_) => rules.remove(),
+                MapOp::RemoveRule(key) => rules.remove(*key, tables.rules.contains_key(key)),
                 MapOp::PutService(key, _) => services.put(*key, tables.services.contains_key(key)),
-                MapOp::RemoveService(_) => services.remove(),
+                MapOp::RemoveService(key) => services.remove(*key, tables.services.contains_key(key)),
                 MapOp::PutBackend(key, _) => backends.put(*key, tables.backends.contains_key(key)),
-                MapOp::RemoveBackend(_) => backends.remove(),
+                MapOp::RemoveBackend(key) => backends.remove(*key, tables.backends.contains_key(key)),
                 MapOp::AdvanceEpoch => {}
             }
         }
@@ -180,23 +180,27 @@ struct Fit<K> {
     map: &'static str,
     rows: usize,
     highest: usize,
-    added: BTreeSet<K>,
+    /// Whether a row that the plan has touched so far is there.
+    touched: BTreeMap<K, bool>,
 }
 
 impl<K: Ord> Fit<K> {
     fn new(map: &'static str, rows: usize) -> Self {
-        Self { map, rows, highest: rows, added: BTreeSet::new() }
+        Self { map, rows, highest: rows, touched: BTreeMap::new() }
     }
 
-    fn put(&mut self, key: K, is_there: bool) {
-        if !is_there && self.added.insert(key) {
+    /// `was_there` before the plan.
+    fn put(&mut self, key: K, was_there: bool) {
+        if !self.touched.insert(key, true).unwrap_or(was_there) {
             self.rows += 1;
             self.highest = self.highest.max(self.rows);
         }
     }
 
-    fn remove(&mut self) {
-        self.rows = self.rows.saturating_sub(1);
+    fn remove(&mut self, key: K, was_there: bool) {
+        if self.touched.insert(key, false).unwrap_or(was_there) {
+            self.rows -= 1;
+        }
     }
 
     fn check(&self, capacity: usize) -> Result<(), Error> {
