@@ -6,11 +6,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use common::endpoint::EndpointRow;
 use common::flow::FlowEvent;
 use common::id::RuleSetId;
+use common::maps::LAYOUT_VERSION;
 use common::net::Addr;
 use common::verdict::{Direction, DropReason, PassReason};
 use dataplane::{Action, Capacities, Dataplane, Options, Trial};
@@ -93,14 +95,17 @@ pub fn onward(reason: PassReason) -> Met {
 /// Fields are in the order in which they must go.
 pub struct Node {
     pub dataplane: Dataplane,
+    options: Options,
     /// The host's side of each pod's veth pair, and the underlay.
     pub ifindex_a: u32,
     pub ifindex_b: u32,
     pub underlay: u32,
+    /// The pod's side of `A`'s pair.
+    pub peer_a: u32,
     runtime: tokio::runtime::Runtime,
     _inside: NetnsGuard,
     _netns: Netns,
-    pub bpffs: Bpffs,
+    _bpffs: Bpffs,
 }
 
 impl Node {
@@ -119,21 +124,34 @@ impl Node {
         let netns = Netns::new_anonymous().unwrap();
         let inside = netns.enter().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let [ifindex_a, ifindex_b, underlay] = runtime.block_on(wire(&netns)).unwrap();
-        let dataplane = Dataplane::open(&Options { pins: bpffs.path().join("weir"), ..options }).unwrap();
+        let [(ifindex_a, peer_a), (ifindex_b, _), (underlay, _)] = runtime.block_on(wire(&netns)).unwrap();
+        let options = Options { pins: bpffs.path().join("weir"), ..options };
         let mut node = Self {
-            dataplane,
+            dataplane: Dataplane::open(&options).unwrap(),
+            options,
             ifindex_a,
             ifindex_b,
             underlay,
+            peer_a,
             runtime,
             _inside: inside,
             _netns: netns,
-            bpffs,
+            _bpffs: bpffs,
         };
         node.put_endpoint(A, |_| {});
         node.put_endpoint(B, |_| {});
         node
+    }
+
+    /// The agent dies and another one takes over.
+    pub fn restart_agent(&mut self) {
+        self.restart_agent_with(|_| {});
+    }
+
+    /// The agent dies and one with other options takes over.
+    pub fn restart_agent_with(&mut self, change: impl Fn(&mut Options)) {
+        change(&mut self.options);
+        self.dataplane = Dataplane::open(&self.options).unwrap();
     }
 
     pub fn ifindex(&self, pod: Party) -> u32 {
@@ -239,9 +257,16 @@ impl Node {
         *self.events().last().expect("a batch is never empty")
     }
 
-    /// Runs something that speaks netlink in the node's namespace.
-    pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(work)
+    /// Where a tcx link is pinned (`dataplane/src/pin.rs`).
+    pub fn link_pin(&self, program: &str, pod: Party) -> PathBuf {
+        let folder = format!("layout-{}/links", LAYOUT_VERSION);
+        self.options.pins.join(folder).join(format!("{program}-{}", self.ifindex(pod)))
+    }
+
+    /// A pod's pair of links goes.
+    pub fn delete_link(&self, pod: Party) {
+        let delete = async { Handle::new()?.delete_link(self.ifindex(pod)).await };
+        self.runtime.block_on(delete).unwrap();
     }
 }
 
@@ -253,11 +278,12 @@ impl Default for Node {
 
 /// Two veth pairs for the pods and one for the underlay, whose other ends are in the same namespace; addresses, and a
 /// route to the other node's pods.
-async fn wire(netns: &Netns) -> Result<[u32; 3], netlink::Error> {
+async fn wire(netns: &Netns) -> Result<[(u32, u32); 3], netlink::Error> {
     let handle = Handle::new()?;
-    let mut ifindexes = [0; 3];
-    for (ifindex, (name, peer_name)) in ifindexes.iter_mut().zip([("a", "a0"), ("b", "b0"), ("net", "net0")])
-    {
+    // Or link-local addresses could not be used for a second.
+    sysctl("ipv6/conf/default/accept_dad", "0")?;
+    let mut pairs = [(0, 0); 3];
+    for (pair, (name, peer_name)) in pairs.iter_mut().zip([("a", "a0"), ("b", "b0"), ("net", "net0")]) {
         let spec = VethSpec {
             name,
             mac: HOST_MAC,
@@ -270,11 +296,11 @@ async fn wire(netns: &Netns) -> Result<[u32; 3], netlink::Error> {
         let (own, peer) = handle.create_veth(&spec).await?;
         handle.set_up(own).await?;
         handle.set_up(peer).await?;
-        *ifindex = own;
+        *pair = (own, peer);
     }
     sysctl("ipv4/ip_forward", "1")?;
     sysctl("ipv6/conf/all/forwarding", "1")?;
-    let [.., underlay] = ifindexes;
+    let [.., (underlay, _)] = pairs;
     for (family, on_link, pods) in [(Family::V4, 24, "10.244.1.0/24"), (Family::V6, 64, "fd00:244:0:1::/64")]
     {
         handle.add_address(underlay, ipnet::IpNet::new(NODE.on(family), on_link).expect("a prefix")).await?;
@@ -289,5 +315,5 @@ async fn wire(netns: &Netns) -> Result<[u32; 3], netlink::Error> {
         };
         handle.add_route(&route).await?;
     }
-    Ok(ifindexes)
+    Ok(pairs)
 }
