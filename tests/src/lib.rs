@@ -1,6 +1,8 @@
 //! The fixtures of the tests that need a kernel and root. What lacks root fails with a sentence; nothing skips itself.
+#![forbid(unsafe_code)]
 
 pub mod bpffs;
 pub mod frame;
 pub mod node;
 pub mod rows;
+pub mod worlds;

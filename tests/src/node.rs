@@ -72,6 +72,19 @@ pub struct Met {
     reasons: Vec<&'static str>,
 }
 
+impl Met {
+    /// The one reason that was counted.
+    #[track_caller]
+    pub fn reason(&self) -> &'static str {
+        assert_eq!(self.reasons.len(), 1, "{self:?}");
+        self.reasons[0]
+    }
+
+    pub fn passed(&self) -> bool {
+        self.action != Action::Drop
+    }
+}
+
 impl fmt::Debug for Met {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} because {}", self.action, self.reasons.join(" and "))

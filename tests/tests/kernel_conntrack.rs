@@ -5,9 +5,8 @@ use common::id::{ClassId, RuleId, RuleSetId};
 use common::maps;
 use common::net::protocol::{SCTP, TCP, UDP};
 use common::verdict::Direction::{Egress, Ingress};
-use common::verdict::DropReason::{CtFull, PolicyDenied};
+use common::verdict::DropReason::{CtFull, PolicyDenied, Spoofed};
 use common::verdict::PassReason::{Established, Node as NodeItself, Open, Rule};
-use policy::tables::MapOp;
 use tests::frame::{Flow, echo_reply, echo_request, sctp, tcp, udp};
 use tests::node::{A, B, FAMILIES, NODE, Node, REMOTE, STRANGER, dropped, onward, redirected};
 use tests::rows::{ANY_PORT, PORTLESS, allow};
@@ -294,12 +293,11 @@ fn a_connection_follows_its_address_to_a_new_interface() {
     let flow = udp(A.v4.into(), REMOTE.v4.into(), 53);
     assert_eq!(node.from_pod(A, &flow.frame()), redirected(Open));
     assert_eq!(node.from_net(&flow.back().frame()), redirected(Established));
-    // The pod is gone and another one has its address.
-    let address = A.v4.into();
-    node.apply(B.addrs().map(MapOp::RemoveEndpoint));
-    let row = EndpointRow { ifindex: node.ifindex_b, flags: 0, ingress: CLOSED, egress: RuleSetId::OPEN };
-    node.apply([MapOp::PutEndpoint(std::net::IpAddr::V4(address).into(), row), MapOp::AdvanceEpoch]);
-    assert_eq!(node.from_pod(A, &flow.frame()), dropped(common::verdict::DropReason::Spoofed));
+    // The pod is gone, and another one has its address.
+    let ifindex = node.ifindex_b;
+    node.put_endpoint(A, |row| row.ifindex = ifindex);
+    node.advance_epoch();
+    assert_eq!(node.from_pod(A, &flow.frame()), dropped(Spoofed));
     assert_eq!(node.from_pod(B, &flow.frame()), redirected(Established));
 }
 
