@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use netlink::Netns;
-use tokio::sync::mpsc;
 
 use crate::node::Node;
 use crate::plan::{self, Listen};
-use crate::puppet::{Heard, Puppet};
+use crate::puppet::{Puppet, Stubs};
 use crate::runtime::{Conflist, Container};
 use crate::stub::protocol::{Role, Taken};
 use crate::topology::{Settings, namespace};
@@ -40,8 +39,7 @@ impl Pod {
         node: &Node,
         namespaces: &Path,
         zone: Option<PathBuf>,
-        stub: &Path,
-        heard: mpsc::UnboundedSender<Heard>,
+        stubs: &Stubs,
     ) -> anyhow::Result<(Self, Vec<Taken>)> {
         let role = Role { name: plan.key(), listen: listen(plan), shared: plan.host_network, zone };
         let wiring = if plan.host_network {
@@ -59,7 +57,7 @@ impl Pod {
             Some(Wiring { netns, container })
         };
         let netns = wiring.as_ref().map_or(&node.netns, |wiring| &wiring.netns);
-        let (puppet, taken) = Puppet::start(stub, netns, node.cgroup_path(), &role, heard).await?;
+        let (puppet, taken) = Puppet::start(stubs, netns, node.cgroup_path(), &role).await?;
         let pod = Self { uid: plan.uid.clone(), node: plan.node, puppet, ips: Vec::new(), wiring };
         Ok((pod, taken))
     }

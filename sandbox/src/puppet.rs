@@ -1,9 +1,10 @@
 //! The supervisor's end of a stub.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use netlink::Netns;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
@@ -22,6 +23,15 @@ pub(crate) struct Heard {
     pub(crate) said: Option<Said>,
 }
 
+/// What is the same for all stubs.
+#[derive(Clone, Debug)]
+pub(crate) struct Stubs {
+    pub(crate) binary: PathBuf,
+    /// Where their standard error goes. Not ours: whoever waits for its end would wait for theirs.
+    pub(crate) log: PathBuf,
+    pub(crate) heard: mpsc::UnboundedSender<Heard>,
+}
+
 /// A stub that runs. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Puppet {
@@ -32,16 +42,17 @@ pub(crate) struct Puppet {
 }
 
 impl Puppet {
-    /// Starts a stub in `netns`; what it says once it listens goes to `heard`. Returns the ports it could not have.
+    /// Starts a stub in `netns`. Returns the ports it could not have.
     pub(crate) async fn start(
-        stub: &Path,
+        stubs: &Stubs,
         netns: &Netns,
         cgroup: Option<&Path>,
         role: &Role,
-        heard: mpsc::UnboundedSender<Heard>,
     ) -> anyhow::Result<(Self, Vec<Taken>)> {
-        let mut command = process::stub(stub, "serve", cgroup);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let log =
+            File::options().create(true).append(true).open(&stubs.log).context("open the stubs' log")?;
+        let mut command = process::stub(&stubs.binary, "serve", cgroup);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut child = process::start_in(netns, &mut command)?;
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("stub of {}: started without pipes", role.name)
@@ -55,9 +66,12 @@ impl Puppet {
         let (orders, queue) = mpsc::unbounded_channel();
         let (ready, when_ready) = oneshot::channel();
         drop(tokio::spawn(write_orders(stdin, queue)));
-        drop(tokio::spawn(read_said(role.name.clone(), process, stdout, ready, heard)));
-        let taken =
-            when_ready.await.with_context(|| format!("stub of {}: ended before it listened", role.name))?;
+        drop(tokio::spawn(read_said(role.name.clone(), process, stdout, ready, stubs.heard.clone())));
+        let taken = when_ready.await.map_err(|_| {
+            let said = std::fs::read_to_string(&stubs.log).unwrap_or_default();
+            let last = said.lines().last().unwrap_or("it said nothing");
+            anyhow!("stub of {}: ended before it listened: {last}", role.name)
+        })?;
         Ok((Self { name: role.name.clone(), process, orders, child }, taken))
     }
 

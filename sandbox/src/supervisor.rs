@@ -21,7 +21,7 @@ use crate::node::{Node, Site};
 use crate::object::objects;
 use crate::plan::{self, Cast, PodIps};
 use crate::pod::{self, Pod};
-use crate::puppet::{Heard, Puppet};
+use crate::puppet::{Heard, Puppet, Stubs};
 use crate::report::{OUTSIDE, node_end};
 use crate::runtime::Conflist;
 use crate::state::{self, Folder, NodeState, PodState, State};
@@ -55,7 +55,7 @@ pub struct Sandbox {
     namespaces: Mounted,
     pub(crate) cast: Cast,
     pub(crate) heard: mpsc::UnboundedReceiver<Heard>,
-    speak: mpsc::UnboundedSender<Heard>,
+    stubs: Stubs,
     pub(crate) next_probe: u64,
     /// Ports that stubs could not have, by stub: somebody else in the same namespace has them.
     pub(crate) taken: BTreeMap<String, Vec<Taken>>,
@@ -129,6 +129,8 @@ impl Sandbox {
         };
         state.nodes = nodes.iter().map(node_state).collect();
         let (speak, heard) = mpsc::unbounded_channel();
+        let stubs =
+            Stubs { binary: binaries.stub.clone(), log: folder.path().join("stubs.log"), heard: speak };
         Ok(Self {
             pods: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -138,7 +140,7 @@ impl Sandbox {
             namespaces,
             cast,
             heard,
-            speak,
+            stubs,
             next_probe: 0,
             taken: BTreeMap::new(),
             binaries,
@@ -179,9 +181,8 @@ impl Sandbox {
         for node in &self.nodes {
             births.push((role(node_end(&node.name), &[NODE_PORT], true), &node.netns, node.cgroup_path()));
         }
-        let born = births.iter().map(|(role, netns, cgroup)| {
-            Puppet::start(&self.binaries.stub, netns, *cgroup, role, self.speak.clone())
-        });
+        let born =
+            births.iter().map(|(role, netns, cgroup)| Puppet::start(&self.stubs, netns, *cgroup, role));
         for (puppet, taken) in futures_util::future::try_join_all(born).await? {
             self.taken.insert(puppet.name.clone(), taken);
             self.places.insert(puppet.name.clone(), puppet);
@@ -384,8 +385,8 @@ async fn create_pods(
     let births = wanted.iter().map(|plan| async move {
         let zone = plan.system.then(|| sandbox.zone());
         let node = &sandbox.nodes[plan.node];
-        let (namespaces, stub) = (sandbox.namespaces.path(), &sandbox.binaries.stub);
-        let (pod, taken) = Pod::create(plan, node, namespaces, zone, stub, sandbox.speak.clone())
+        let namespaces = sandbox.namespaces.path();
+        let (pod, taken) = Pod::create(plan, node, namespaces, zone, &sandbox.stubs)
             .await
             .with_context(|| format!("bring up pod {}", plan.key()))?;
         Ok((plan.key(), pod, taken))
