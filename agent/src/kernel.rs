@@ -115,6 +115,7 @@ impl Datapath for Dataplane {
     }
 
     fn interface(&self, ifindex: u32) -> Option<String> {
-        if_indextoname(ifindex).ok()?.into_string().ok()
+        // nix says `Ok("")` for an interface that is gone.
+        if_indextoname(ifindex).ok()?.into_string().ok().filter(|name| !name.is_empty())
     }
 }

@@ -24,7 +24,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::endpoint::EndpointRow;
 use common::id::{ClassId, RuleSetId};
 use common::net::{Addr, Be16};
 use common::rules::{RuleKey, RuleRow};
@@ -41,13 +40,13 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Vec<MapOp> {
 
     plan.write_rules(&transitions);
     plan.write_backends();
-    plan.remove_endpoints();
+    let removed = plan.remove_endpoints();
     plan.move_addresses(&moves, &transitions);
     let switched = plan.switch_endpoints();
     plan.settle_addresses();
     plan.add_endpoints();
     plan.write_services();
-    if switched || !moves.pairs.is_empty() {
+    if removed || switched || !moves.pairs.is_empty() {
         plan.ops.push(MapOp::AdvanceEpoch);
     }
     plan.remove_the_rest();
@@ -163,11 +162,14 @@ impl Plan<'_> {
         }
     }
 
-    fn remove_endpoints(&mut self) {
+    /// True if there were any: live connections know the interface of their ends, and must look again.
+    fn remove_endpoints(&mut self) -> bool {
         let gone = self.now.endpoints.keys().filter(|addr| !self.desired.endpoints.contains_key(addr));
-        for addr in gone.copied().collect::<Vec<_>>() {
-            self.push(MapOp::RemoveEndpoint(addr));
+        let gone: Vec<Addr> = gone.copied().collect();
+        for addr in &gone {
+            self.push(MapOp::RemoveEndpoint(*addr));
         }
+        !gone.is_empty()
     }
 
     /// Gives every address that moves the class that it has until the endpoints have switched.
@@ -198,11 +200,10 @@ impl Plan<'_> {
 
     /// Whether an endpoint is judged otherwise from now on.
     fn switch_endpoints(&mut self) -> bool {
-        let judged = |row: &EndpointRow| (row.flags, row.ingress, row.egress);
         let mut switched = false;
         for (addr, row) in &self.desired.endpoints {
-            if let Some(before) = self.now.endpoints.get(addr).copied().filter(|before| before != row) {
-                switched |= judged(&before) != judged(row);
+            if self.now.endpoints.get(addr).is_some_and(|before| before != row) {
+                switched = true;
                 self.push(MapOp::PutEndpoint(*addr, *row));
             }
         }

@@ -174,3 +174,15 @@ fn services_find_their_backends_there_and_leave_them_before_they_go() {
         "{ops:#?}"
     );
 }
+
+#[test]
+fn live_connections_look_again_when_an_endpoint_goes_or_gets_another_interface() {
+    let before = compile(&Cluster::new(CLUSTER).world("node-0")).tables;
+    let mut gone = before.clone();
+    gone.endpoints.clear();
+    let mut moved = before.clone();
+    moved.endpoints.values_mut().for_each(|row| row.ifindex += 1);
+    for after in [&gone, &moved] {
+        assert!(plan(&before, after).contains(&MapOp::AdvanceEpoch));
+    }
+}
