@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 pub mod assemble;
 mod cgroup;
 pub mod change;

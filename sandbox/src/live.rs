@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
 
-use api::{Flow, FlowEnd, VerdictKind};
+use api::{Flow, FlowEnd, FlowLine, VerdictKind};
 use tokio::task::JoinHandle;
 
 use crate::measure::Subscription;
@@ -88,8 +88,11 @@ pub(crate) async fn print_flows(sandbox: &Sandbox, ticker: &Ticker) -> FlowPrint
     let (mut flows, subscriptions) = sandbox.subscribe().await;
     let lead = if ticker.terminal { "\r\x1b[K" } else { "" };
     let task = tokio::spawn(async move {
-        while let Some(flow) = flows.recv().await {
-            eprintln!("{lead}{}", line(&flow));
+        while let Some(next) = flows.recv().await {
+            match next {
+                FlowLine::Flow(flow) => eprintln!("{lead}{}", line(&flow)),
+                FlowLine::Lost { lost } => eprintln!("{lead}{lost} flows lost"),
+            }
         }
     });
     FlowPrinter { task, _subscriptions: subscriptions }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use api::Flow;
+use api::FlowLine;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -51,7 +51,8 @@ impl Sandbox {
             next: &mut self.next_probe,
             progress: &|done| progress(Progress::Probes(done, total)),
         };
-        let mut measured = prober.measure(&targets).await.into_iter();
+        let (measured, lost) = prober.measure(&targets).await;
+        let mut measured = measured.into_iter();
 
         let mut odd = Vec::new();
         for (target, measured) in ends.iter().zip(measured.by_ref()) {
@@ -67,6 +68,11 @@ impl Sandbox {
             odd.clear();
             odd.push("an agent is away: verdicts are as measured, but nobody says why".to_owned());
         }
+        if lost > 0 {
+            odd.push(format!(
+                "{lost} flows were lost on their way: some verdicts may stand without their cause"
+            ));
+        }
         report.warnings.extend(self.warnings(odd).await);
         let probe_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         report.timings = Timings { up_ms: self.up_ms, probe_ms };
@@ -74,7 +80,7 @@ impl Sandbox {
     }
 
     /// Follows the flows of every agent that is there. They are followed until the second value is dropped.
-    pub(crate) async fn subscribe(&self) -> (mpsc::UnboundedReceiver<Flow>, Vec<Subscription>) {
+    pub(crate) async fn subscribe(&self) -> (mpsc::UnboundedReceiver<FlowLine>, Vec<Subscription>) {
         let (sender, flows) = mpsc::unbounded_channel();
         let mut subscriptions = Vec::new();
         for (_, socket) in self.agents() {
@@ -82,8 +88,8 @@ impl Sandbox {
             let Ok(mut lines) = Lines::open(&socket, "/v1/flows?follow=true&last=0").await else { continue };
             let sender = sender.clone();
             subscriptions.push(Subscription(tokio::spawn(async move {
-                while let Some(flow) = lines.next().await {
-                    if sender.send(flow).is_err() {
+                while let Some(line) = lines.next().await {
+                    if sender.send(line).is_err() {
                         return;
                     }
                 }

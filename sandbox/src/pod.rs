@@ -20,6 +20,8 @@ pub(crate) struct Pod {
     /// Index of its node.
     pub(crate) node: usize,
     pub(crate) puppet: Puppet,
+    /// Where the stub was told to listen.
+    pub(crate) listen: Vec<Listen>,
     /// Empty until it is wired; a host-network pod has its node's.
     pub(crate) ips: Vec<IpAddr>,
     /// Absent for host-network pods.
@@ -41,7 +43,8 @@ impl Pod {
         zone: Option<PathBuf>,
         stubs: &Stubs,
     ) -> anyhow::Result<(Self, Vec<Taken>)> {
-        let role = Role { name: plan.key(), listen: listen(plan), shared: plan.host_network, zone };
+        let listen = listen(plan);
+        let role = Role { name: plan.key(), listen: listen.clone(), shared: plan.host_network, zone };
         let wiring = if plan.host_network {
             None
         } else {
@@ -58,7 +61,7 @@ impl Pod {
         };
         let netns = wiring.as_ref().map_or(&node.netns, |wiring| &wiring.netns);
         let (puppet, taken) = Puppet::start(stubs, netns, node.cgroup_path(), &role).await?;
-        let pod = Self { uid: plan.uid.clone(), node: plan.node, puppet, ips: Vec::new(), wiring };
+        let pod = Self { uid: plan.uid.clone(), node: plan.node, puppet, listen, ips: Vec::new(), wiring };
         Ok((pod, taken))
     }
 

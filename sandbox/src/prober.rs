@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use api::{Flow, VerdictKind};
+use api::{Flow, FlowLine, VerdictKind};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -43,7 +43,7 @@ pub(crate) struct Measured {
 pub(crate) struct Prober<'a> {
     pub(crate) puppets: BTreeMap<&'a str, &'a Puppet>,
     pub(crate) heard: &'a mut mpsc::UnboundedReceiver<Heard>,
-    pub(crate) flows: &'a mut mpsc::UnboundedReceiver<Flow>,
+    pub(crate) flows: &'a mut mpsc::UnboundedReceiver<FlowLine>,
     /// Every node says what it drops, so that silence alone means that something is odd.
     pub(crate) all_nodes_speak: bool,
     /// The next probe's number.
@@ -52,8 +52,8 @@ pub(crate) struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Tries all targets; the answer has their order.
-    pub(crate) async fn measure(&mut self, targets: &[Target]) -> Vec<Measured> {
+    /// Tries all targets; the answer has their order. The second value says how many flows nobody could tell.
+    pub(crate) async fn measure(&mut self, targets: &[Target]) -> (Vec<Measured>, u64) {
         let mut round = Round::new(targets);
         self.run(&mut round, (0..targets.len()).collect(), PATIENCE).await;
         let unheard: VecDeque<usize> = (0..targets.len()).filter(|index| round.is_unheard(*index)).collect();
@@ -61,7 +61,8 @@ impl Prober<'_> {
             self.run(&mut round, unheard, MORE_PATIENCE).await;
         }
         self.wait_for_flows(&mut round).await;
-        round.finish()
+        let lost = round.lost;
+        (round.finish(), lost)
     }
 
     async fn run(&mut self, round: &mut Round<'_>, mut waiting: VecDeque<usize>, patience: Duration) {
@@ -76,7 +77,7 @@ impl Prober<'_> {
                     }
                     (self.progress)(round.done);
                 }
-                Some(flow) = self.flows.recv() => round.see(flow),
+                Some(line) = self.flows.recv() => round.read(line),
                 () = sleep_until(alarm) => self.give_up(round),
             }
         }
@@ -137,7 +138,7 @@ impl Prober<'_> {
         let deadline = Instant::now() + AFTERMATH;
         while round.misses_flows() {
             tokio::select! {
-                Some(flow) = self.flows.recv() => round.see(flow),
+                Some(line) = self.flows.recv() => round.read(line),
                 () = sleep_until(deadline) => return,
             }
         }
@@ -156,6 +157,8 @@ struct Round<'a> {
     flows: HashMap<Key, Vec<Flow>>,
     /// Probes that were seen dropped, and when to give them up.
     doomed: VecDeque<(Instant, u64)>,
+    /// Flows that did not reach us.
+    lost: u64,
 }
 
 struct Running {
@@ -179,6 +182,7 @@ impl<'a> Round<'a> {
             by_source: HashMap::new(),
             flows: HashMap::new(),
             doomed: VecDeque::new(),
+            lost: 0,
         }
     }
 
@@ -206,6 +210,13 @@ impl<'a> Round<'a> {
                     self.conclude(id, Outcome::Failed("its stub has ended".into()));
                 }
             }
+        }
+    }
+
+    fn read(&mut self, line: FlowLine) {
+        match line {
+            FlowLine::Flow(flow) => self.see(*flow),
+            FlowLine::Lost { lost } => self.lost += lost,
         }
     }
 
@@ -283,4 +294,111 @@ impl<'a> Round<'a> {
 fn is_about(target: &Target, flow: &Flow) -> bool {
     let is = |end: &api::FlowEnd| end.ip == target.ip && end.port == target.port;
     target.to.is_none() || is(&flow.to) || is(&flow.from)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::FlowEnd;
+
+    use super::*;
+
+    fn target(ip: &str, to: Option<&str>) -> Target {
+        Target {
+            from: "shop/a".into(),
+            to: to.map(str::to_owned),
+            ip: ip.parse().unwrap(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            unseen: false,
+        }
+    }
+
+    fn dropped(from: &str, to: &str) -> Flow {
+        let end = |text: &str| {
+            let address: SocketAddr = text.parse().unwrap();
+            FlowEnd { ip: address.ip(), port: address.port(), name: None }
+        };
+        Flow {
+            time: String::new(),
+            node: "node-0".into(),
+            from: end(from),
+            to: end(to),
+            protocol: "TCP".into(),
+            verdict: VerdictKind::Denied,
+            direction: Some("ingress".into()),
+            reason: "policy_denied".into(),
+            by: Vec::new(),
+            bytes: 60,
+        }
+    }
+
+    const STUB: Process = Process { pid: 1, started: 1 };
+
+    /// Target `id` is under way from `from`.
+    fn start(round: &mut Round<'_>, id: usize, from: &str) {
+        let overdue = Instant::now();
+        let id_u64 = u64::try_from(id).unwrap();
+        round.running.insert(id_u64, Running { index: id, stub: Some(STUB), from: None, overdue });
+        let said = Said::Started { id: id_u64, from: from.parse().unwrap() };
+        round.hear(Heard { from: STUB, said: Some(said) });
+    }
+
+    fn doomed(round: &Round<'_>) -> Vec<u64> {
+        round.doomed.iter().map(|(_, id)| *id).collect()
+    }
+
+    #[test]
+    fn a_drop_dooms_its_probe_whichever_is_heard_of_first() {
+        let targets = [target("10.0.0.1", Some("shop/b")), target("10.0.0.2", Some("shop/c"))];
+        let mut round = Round::new(&targets);
+        start(&mut round, 0, "10.0.0.9:1000");
+        round.see(dropped("10.0.0.9:1000", "10.0.0.1:80"));
+        round.see(dropped("10.0.0.9:1001", "10.0.0.2:80"));
+        start(&mut round, 1, "10.0.0.9:1001");
+        assert_eq!(doomed(&round), [0, 1]);
+    }
+
+    #[test]
+    fn probes_that_share_a_source_port_are_told_apart_by_where_they_go() {
+        let targets = [target("10.0.0.1", Some("shop/b")), target("10.0.0.2", Some("shop/c"))];
+        let mut round = Round::new(&targets);
+        start(&mut round, 0, "10.0.0.9:1000");
+        start(&mut round, 1, "10.0.0.9:1000");
+        round.conclude(0, Outcome::Answered("shop/b".into()));
+        round.see(dropped("10.0.0.9:1000", "10.0.0.2:80"));
+        assert_eq!(doomed(&round), [1]);
+    }
+
+    #[test]
+    fn a_services_drop_names_the_backend_and_is_found_by_its_source() {
+        let targets = [target("10.96.0.1", None)];
+        let mut round = Round::new(&targets);
+        start(&mut round, 0, "10.0.0.9:1000");
+        round.see(dropped("10.0.0.9:1000", "10.0.0.1:8080"));
+        assert_eq!(doomed(&round), [0]);
+    }
+
+    #[test]
+    fn silence_without_a_drop_is_unheard_and_with_one_it_is_not() {
+        let targets = [target("10.0.0.1", Some("shop/b")), target("10.0.0.2", Some("shop/c"))];
+        let mut round = Round::new(&targets);
+        start(&mut round, 0, "10.0.0.9:1000");
+        start(&mut round, 1, "10.0.0.9:1001");
+        round.see(dropped("10.0.0.9:1001", "10.0.0.2:80"));
+        round.conclude(0, Outcome::Silence);
+        round.conclude(1, Outcome::Silence);
+        assert!(round.is_unheard(0));
+        assert!(!round.is_unheard(1));
+    }
+
+    #[test]
+    fn a_stub_that_ends_takes_its_own_probes_along_and_no_others() {
+        let targets = [target("10.0.0.1", Some("shop/b"))];
+        let mut round = Round::new(&targets);
+        start(&mut round, 0, "10.0.0.9:1000");
+        round.hear(Heard { from: Process { pid: 1, started: 2 }, said: None });
+        assert_eq!(round.running.len(), 1);
+        round.hear(Heard { from: STUB, said: None });
+        assert!(round.running.is_empty());
+    }
 }

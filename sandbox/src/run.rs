@@ -1,6 +1,6 @@
 //! What `weir sandbox` does, from the options to the exit status.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -55,7 +55,12 @@ pub(crate) fn supervise(
             up = Sandbox::up(cast, binaries, &tick) => up,
             () = interrupt.wait() => return Ok(INTERRUPTED.into()),
         }?;
-        let session = Session { options: &options, ticker: &ticker, failed: Cell::new(false) };
+        let session = Session {
+            options: &options,
+            ticker: &ticker,
+            failed: Cell::new(false),
+            judged: RefCell::default(),
+        };
         let attended = tokio::select! {
             attended = session.attend(&mut sandbox, settle) => attended.map(|()| Ended::Done),
             () = interrupt.wait() => Ok(Ended::Interrupted),
@@ -121,6 +126,8 @@ struct Session<'a> {
     ticker: &'a Ticker,
     /// The last table was not as expected.
     failed: Cell<bool>,
+    /// What was last said about that.
+    judged: RefCell<String>,
 }
 
 impl Session<'_> {
@@ -129,7 +136,7 @@ impl Session<'_> {
         let _flows =
             if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await) } else { None };
         let mut watch = if self.options.watch { Some(Watch::new(self.options)?) } else { None };
-        let mut report = self.measure(sandbox).await?;
+        let report = self.measure(sandbox).await?;
         self.show(&report)?;
         let expectation = self.options.expect.as_deref().map(expect::load).transpose()?;
         self.judge(expectation.as_ref(), &report)?;
@@ -137,12 +144,7 @@ impl Session<'_> {
             settle.tell(sandbox.id(), self.failed.get())?;
         }
         match &mut watch {
-            Some(watch) => loop {
-                watch.changed().await?;
-                if let Err(error) = self.again(sandbox, &mut report).await {
-                    self.ticker.say(&format!("weir: {error:#}; the sandbox stays as it was"));
-                }
-            },
+            Some(watch) => self.follow(watch, sandbox, report).await,
             None if self.options.keep => std::future::pending().await,
             None => Ok(()),
         }
@@ -154,12 +156,36 @@ impl Session<'_> {
         Ok(report)
     }
 
-    /// Applies what the files hold now, and says what that changed.
-    async fn again(&self, sandbox: &mut Sandbox, report: &mut Report) -> anyhow::Result<()> {
-        let (cast, expectation) = read(self.options, Some(sandbox.cast()))?;
-        if cast == *sandbox.cast() {
-            return Ok(());
+    /// Whenever a file changes: applies what the files hold now, and says what that changed.
+    async fn follow(
+        &self,
+        watch: &mut Watch,
+        sandbox: &mut Sandbox,
+        mut report: Report,
+    ) -> anyhow::Result<()> {
+        let mut half_done = false;
+        loop {
+            watch.changed().await?;
+            let (cast, expectation) = match read(self.options, Some(sandbox.cast())) {
+                Ok(read) => read,
+                Err(error) => {
+                    self.ticker.say(&format!("weir: {error:#}; the sandbox stays as it was"));
+                    continue;
+                }
+            };
+            if half_done || cast != *sandbox.cast() {
+                let applied = self.again(sandbox, cast, &mut report).await;
+                half_done = applied.is_err();
+                if let Err(error) = applied {
+                    self.ticker.say(&format!("weir: {error:#}; it is tried again at the next change"));
+                    continue;
+                }
+            }
+            self.judge(expectation.as_ref(), &report)?;
         }
+    }
+
+    async fn again(&self, sandbox: &mut Sandbox, cast: Cast, report: &mut Report) -> anyhow::Result<()> {
         let start = Instant::now();
         sandbox.apply(cast, &|progress| self.ticker.show(progress)).await?;
         let after = self.measure(sandbox).await?;
@@ -173,9 +199,8 @@ impl Session<'_> {
         }
         .and_then(|()| out.flush())
         .context("write to standard output")?;
-        drop(out);
         *report = after;
-        self.judge(expectation.as_ref(), report)
+        Ok(())
     }
 
     fn show(&self, report: &Report) -> anyhow::Result<()> {
@@ -187,12 +212,15 @@ impl Session<'_> {
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")
     }
 
-    /// Whether the table is as expected, by exit status and in words.
+    /// Whether the table is as expected, by exit status and in words (which are not repeated).
     fn judge(&self, expectation: Option<&Expectation>, report: &Report) -> anyhow::Result<()> {
         let Some(expectation) = expectation else { return Ok(()) };
         let differences = expectation.compare(report)?;
         self.failed.set(!differences.is_empty());
-        eprint!("{differences}");
+        let words = differences.to_string();
+        if self.judged.replace(words.clone()) != words {
+            eprint!("{words}");
+        }
         Ok(())
     }
 }

@@ -20,12 +20,12 @@ use crate::mounts::{self, Mounted};
 use crate::node::{Node, Site};
 use crate::object::objects;
 use crate::plan::{self, Cast, PodIps};
-use crate::pod::{self, Pod};
+use crate::pod::Pod;
 use crate::puppet::{Heard, Puppet, Stubs};
 use crate::report::{OUTSIDE, node_end};
 use crate::runtime::Conflist;
 use crate::state::{self, Folder, NodeState, PodState, State};
-use crate::stub::protocol::{Order, Role, Taken};
+use crate::stub::protocol::{Role, Taken};
 use crate::stub::zone::Zone;
 use crate::targets::{NODE_PORT, OUTSIDE_PORTS};
 use crate::topology::Underlay;
@@ -61,7 +61,7 @@ pub struct Sandbox {
     pub(crate) taken: BTreeMap<String, Vec<Taken>>,
     pub(crate) binaries: Binaries,
     state: State,
-    folder: Folder,
+    pub(crate) folder: Folder,
     pub(crate) up_ms: u64,
 }
 
@@ -191,7 +191,7 @@ impl Sandbox {
     }
 
     /// Takes newborn pods in.
-    fn admit(&mut self, pods: Vec<(String, Pod, Vec<Taken>)>) {
+    pub(crate) fn admit(&mut self, pods: Vec<(String, Pod, Vec<Taken>)>) {
         for (key, pod, taken) in pods {
             self.taken.insert(key.clone(), taken);
             self.pods.insert(key, pod);
@@ -199,7 +199,7 @@ impl Sandbox {
     }
 
     /// Has the plugin wire every pod that is not.
-    async fn wire(&mut self, progress: &dyn Fn(Progress)) -> anyhow::Result<()> {
+    pub(crate) async fn wire(&mut self, progress: &dyn Fn(Progress)) -> anyhow::Result<()> {
         let (nodes, conflists, cast) = (&self.nodes, &self.conflists, &self.cast);
         let unwired: Vec<_> = self.pods.values_mut().filter(|pod| pod.ips.is_empty()).collect();
         let total = unwired.len();
@@ -209,16 +209,18 @@ impl Sandbox {
                 pod.wire(&nodes[node], &cast.nodes[node].ips, &conflists[node]).await
             })
             .buffer_unordered(WIRED_AT_ONCE);
-        let mut done = 0;
-        while wired.try_next().await?.is_some() {
+        let (mut done, mut result) = (0, Ok(()));
+        // A plugin that is at work is never cut short, whatever became of the others.
+        while let Some(outcome) = wired.next().await {
             done += 1;
             progress(Progress::Pods(done, total));
+            result = result.and(outcome);
         }
-        Ok(())
+        result
     }
 
     /// Tells everybody what addresses pods have: agents, the resolver, and who asks on disk.
-    async fn publish(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn publish(&mut self) -> anyhow::Result<()> {
         self.write_names()?;
         let revision = write_objects(&self.folder, &self.cast, &self.ips())?;
         let pod_state = |pod: &Pod| PodState {
@@ -234,7 +236,7 @@ impl Sandbox {
     }
 
     /// What DNS answers, and how the pods of each namespace ask.
-    fn write_names(&self) -> anyhow::Result<()> {
+    pub(crate) fn write_names(&self) -> anyhow::Result<()> {
         let zone = Zone::of(&self.cast, &self.ips());
         state::replace(&self.zone(), &serde_json::to_vec(&zone).context("write down the names")?)?;
         let domain = Cast::CLUSTER_DOMAIN;
@@ -299,44 +301,7 @@ impl Sandbox {
         node.ready().await.map(drop)
     }
 
-    /// Turns what is up into `cast`: pods come and go, and everything else is told to the agents. The nodes must be the
-    /// same.
-    pub async fn apply(&mut self, cast: Cast, progress: &dyn Fn(Progress)) -> anyhow::Result<()> {
-        if cast.nodes != self.cast.nodes {
-            bail!("nodes cannot be changed while the sandbox is up");
-        }
-        self.cast = cast;
-        let same = |plan: &plan::Pod, pod: &Pod| pod.uid == plan.uid && pod.node == plan.node;
-        let wanted: BTreeMap<String, &plan::Pod> =
-            self.cast.pods.iter().map(|pod| (pod.key(), pod)).collect();
-        let gone: Vec<String> = self
-            .pods
-            .iter()
-            .filter(|(key, pod)| !wanted.get(*key).is_some_and(|plan| same(plan, pod)))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for (key, pod) in &self.pods {
-            if let Some(plan) = wanted.get(key) {
-                pod.puppet.order(Order::Listen(pod::listen(plan)));
-            }
-        }
-        let ended = gone.iter().filter_map(|key| self.pods.remove(key)).collect();
-        self.taken.retain(|name, _| !gone.contains(name));
-        self.end_pods(ended).await?;
-
-        let new: Vec<plan::Pod> =
-            self.cast.pods.iter().filter(|pod| !self.pods.contains_key(&pod.key())).cloned().collect();
-        self.write_names()?;
-        // Agents must know a pod before the plugin brings it.
-        write_objects(&self.folder, &self.cast, &self.ips())?;
-        let pods = create_pods(self, &new).await?;
-        self.admit(pods);
-        self.wire(progress).await?;
-        progress(Progress::Policies);
-        self.publish().await
-    }
-
-    async fn end_pods(&self, pods: Vec<Pod>) -> anyhow::Result<()> {
+    pub(crate) async fn end_pods(&self, pods: Vec<Pod>) -> anyhow::Result<()> {
         let ends = pods.into_iter().map(|pod| async move {
             let node = pod.node;
             match self.conflists.get(node) {
@@ -378,7 +343,7 @@ impl Sandbox {
 }
 
 /// Namespaces and stubs for `wanted`, not wired yet.
-async fn create_pods(
+pub(crate) async fn create_pods(
     sandbox: &Sandbox,
     wanted: &[plan::Pod],
 ) -> anyhow::Result<Vec<(String, Pod, Vec<Taken>)>> {
@@ -395,7 +360,7 @@ async fn create_pods(
 }
 
 /// One file for all objects, so that replacing it is one step. Returns its revision.
-fn write_objects(folder: &Folder, cast: &Cast, ips: &PodIps) -> anyhow::Result<String> {
+pub(crate) fn write_objects(folder: &Folder, cast: &Cast, ips: &PodIps) -> anyhow::Result<String> {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects(cast, ips) });
     let text = serde_json::to_vec(&list).context("write down the objects")?;
     state::replace(&folder.path().join("objects/objects.json"), &text)?;

@@ -87,3 +87,78 @@ fn by(flow: &Flow, policy: Option<&PolicyRef>) -> By {
         reason: flow.reason.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use api::FlowEnd;
+
+    use super::*;
+    use crate::plan::Protocol;
+
+    fn target() -> Target {
+        Target {
+            from: "shop/a".into(),
+            to: Some("shop/b".into()),
+            ip: "10.0.0.1".parse().unwrap(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            unseen: false,
+        }
+    }
+
+    fn flow(verdict: VerdictKind, reason: &str, by: &[(&str, &str, Option<&str>)]) -> Flow {
+        let end = FlowEnd { ip: "10.0.0.1".parse().unwrap(), port: 80, name: None };
+        let by = by.iter().map(|(direction, policy, rule)| PolicyRef {
+            direction: (*direction).into(),
+            policies: vec![(*policy).into()],
+            rule: rule.map(str::to_owned),
+        });
+        Flow {
+            time: String::new(),
+            node: "node-0".into(),
+            from: end.clone(),
+            to: end,
+            protocol: "TCP".into(),
+            verdict,
+            direction: Some("ingress".into()),
+            reason: reason.into(),
+            by: by.collect(),
+            bytes: 60,
+        }
+    }
+
+    /// `verdict direction policies rule reason`, and whether there is a warning.
+    #[track_caller]
+    fn check(outcome: Outcome, flows: Vec<Flow>, expected: &str) {
+        let (probe, warning) = probe(&target(), &Measured { outcome, flows });
+        let by = probe.by.map(|by| {
+            format!("{:?} {:?} {:?} {}", by.direction.unwrap_or_default(), by.policies, by.rule, by.reason)
+        });
+        let found = format!("{:?} {} {}", probe.verdict, by.unwrap_or_default(), warning.is_some());
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_right_name_is_allowed_and_shows_the_rule_that_did_it() {
+        let answered = || Outcome::Answered("shop/b".into());
+        check(answered(), vec![], "Allowed  false");
+        let both = [("egress", "shop/a", Some("spec.egress[0]")), ("ingress", "shop/b", None)];
+        check(
+            answered(),
+            vec![flow(VerdictKind::Allowed, "rule", &both)],
+            r#"Allowed "egress" ["shop/a"] Some("spec.egress[0]") rule false"#,
+        );
+    }
+
+    #[test]
+    fn another_name_is_a_denial_with_a_warning() {
+        check(Outcome::Answered("shop/c".into()), vec![], r#"Denied "" [] None wrong_pod true"#);
+    }
+
+    #[test]
+    fn silence_is_explained_by_the_drop_and_is_odd_without_one() {
+        let drop = flow(VerdictKind::Denied, "policy_denied", &[("ingress", "shop/deny", None)]);
+        check(Outcome::Silence, vec![drop], r#"Denied "ingress" ["shop/deny"] None policy_denied false"#);
+        check(Outcome::Silence, vec![], r#"Denied "" [] None timeout true"#);
+    }
+}
