@@ -10,7 +10,7 @@ use netlink::Netns;
 use tokio::process::Command;
 
 use crate::ground;
-use crate::process;
+use crate::process::{self, Owned};
 use crate::state::{self, State};
 use crate::stub::{Place, spawn};
 use crate::supervisor::Sandbox;
@@ -94,7 +94,7 @@ impl PodHandle<'_> {
     }
 
     /// Starts what [`PodHandle::command`] made. It is killed when the child is dropped.
-    pub fn start(&self, command: &mut Command) -> anyhow::Result<tokio::process::Child> {
+    pub fn start(&self, command: &mut Command) -> anyhow::Result<Owned> {
         let pod = &self.sandbox.pods[&self.key];
         process::start_in(pod.netns(&self.sandbox.nodes[pod.node]), command)
     }
@@ -107,7 +107,7 @@ impl PodHandle<'_> {
         let mut command = self.command(program);
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.start(&mut command)?;
-        child.wait_with_output().await.with_context(|| format!("wait for {program} in {}", self.key))
+        child.output().await.with_context(|| format!("wait for {program} in {}", self.key))
     }
 
     /// The namespace file of the pod, for tools that enter it themselves.

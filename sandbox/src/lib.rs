@@ -50,6 +50,7 @@ mod workload;
 pub use exec::{PodHandle, exec};
 pub use ground::Binaries;
 pub use keep::{down, list, supervise_kept};
+pub use process::Owned;
 pub use run::run;
 pub use state::{Running, running};
 pub use supervisor::{Progress, Sandbox};

@@ -11,14 +11,13 @@ use api::Status;
 use netlink::Netns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::process::Child;
 
 use crate::cgroup::Cgroup;
 use crate::client;
 use crate::ground::Binaries;
 use crate::mounts::Mounted;
 use crate::plan;
-use crate::process;
+use crate::process::{self, Owned};
 use crate::runtime::Conflist;
 use crate::topology::{NODE_DEVICE, Settings, Underlay, namespace};
 
@@ -26,7 +25,7 @@ use crate::topology::{NODE_DEVICE, Settings, Underlay, namespace};
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) name: String,
-    agent: RefCell<Option<Child>>,
+    agent: RefCell<Option<Owned>>,
     pub(crate) netns: Netns,
     pub(crate) cgroup: Option<Cgroup>,
     bpffs: Mounted,

@@ -7,10 +7,10 @@ use std::process::Stdio;
 use anyhow::{Context, anyhow, bail};
 use netlink::Netns;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::process;
+use crate::process::{self, Owned};
 use crate::state::Process;
 use crate::stub::protocol::{Order, Role, Said, Taken};
 
@@ -38,7 +38,7 @@ pub(crate) struct Puppet {
     pub(crate) name: String,
     pub(crate) process: Process,
     orders: mpsc::UnboundedSender<Order>,
-    child: Child,
+    child: Owned,
 }
 
 impl Puppet {

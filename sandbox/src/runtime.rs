@@ -145,7 +145,7 @@ impl Conflist {
                 // A plugin that does not read its configuration says why in its answer.
                 stdin.write_all(config.to_string().as_bytes()).await.ok();
             }
-            child.wait_with_output().await.with_context(|| format!("wait for {kind}"))
+            child.output().await.with_context(|| format!("wait for {kind}"))
         };
         let output = match tokio::time::timeout(PATIENCE, attempt).await {
             Ok(Ok(output)) => output,
