@@ -8,7 +8,8 @@ use crate::process;
 use crate::setup::Tools;
 use crate::workspace;
 
-/// Which build: tests want the quick one, everything that is measured the optimised one.
+/// Which build. The kernel programs are optimised in both; user space only shows in CPU time, so what is measured wants
+/// `Release`, and everything else the build that takes a third of the time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     Debug,

@@ -17,7 +17,7 @@ use crate::{bench, process, setup, workspace};
 
 pub(crate) fn command() -> Result<()> {
     let tools = setup::tools()?;
-    let binaries = binaries::build(&tools, Profile::Release)?;
+    let binaries = binaries::build(&tools, Profile::Debug)?;
     let ourselves = std::env::current_exe().context("find our own program")?;
     let mut scenario = bench::as_root(&ourselves)?;
     scenario.arg("demo-scenario").arg("--binaries").arg(&binaries);

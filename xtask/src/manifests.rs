@@ -39,7 +39,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
         cases.retain(|case| case.name.contains(only.as_str()));
     }
     let tools = setup::tools()?;
-    let weir = binaries::build(&tools, Profile::Release)?.join("weir");
+    let weir = binaries::build(&tools, Profile::Debug)?.join("weir");
     let mut count = Count::default();
     for case in &cases {
         match case.run(&weir) {
