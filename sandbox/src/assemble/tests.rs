@@ -1,3 +1,5 @@
+//! Rows: manifests in, the cast that a cluster would make of them out.
+
 use super::*;
 use crate::sample::{assert_text, cast, cast_with};
 

@@ -1,3 +1,5 @@
+//! Rows: two reports in, what changed between them out.
+
 use super::*;
 use crate::sample::{assert_text, report};
 

@@ -1,3 +1,5 @@
+//! Rows: an expectation and a report in, the differences out.
+
 use super::*;
 use crate::sample::{assert_text, report};
 

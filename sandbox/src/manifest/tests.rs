@@ -1,3 +1,5 @@
+//! Rows: files and folders in, named objects or an error that names the place out.
+
 use super::*;
 
 /// A folder with these files, gone when dropped.

@@ -1,3 +1,5 @@
+//! Rows: a cast with its addresses in, the objects that the agents read out.
+
 use super::*;
 use crate::sample::{assert_text, cast};
 

@@ -1,3 +1,5 @@
+//! Rows: a report in, the text that people see out.
+
 use super::*;
 use crate::sample::{assert_text, report};
 
