@@ -31,6 +31,8 @@ fn main() {
         format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Else the linker has LLVM leave every copy and clearing of a few bytes to a call of a loop: 20 ns a packet.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         format!("-Clinker={}", linker().display()),
     ];
     let status = Command::new(variable("CARGO"))

@@ -100,7 +100,7 @@ impl CtEntry {
     pub const VIA_HOST: u32 = 32;
     /// Begun by the node itself towards its own pod.
     pub const FROM_NODE: u32 = 64;
-    /// TCP said goodbye in both directions, or was reset: the entry only waits for stragglers.
+    /// TCP said goodbye in both directions, or was reset: only repetitions are still to come.
     pub const CLOSED: u32 = 128;
 
     /// The lower end began the connection.
@@ -123,16 +123,16 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub const UNREPLIED_NS: u64 = 60 * SECOND_NS;
 /// Longer than any keepalive interval in use; Linux' own default is two hours before the first probe.
 pub const TCP_ESTABLISHED_NS: u64 = 6 * 3600 * SECOND_NS;
-/// Long enough for retransmitted FINs.
-pub const TCP_CLOSED_NS: u64 = 10 * SECOND_NS;
+/// Both ends have sent FIN, or one a reset: long enough for a few repetitions.
+pub const TCP_CLOSING_NS: u64 = 10 * SECOND_NS;
 pub const UDP_REPLIED_NS: u64 = 180 * SECOND_NS;
 pub const OTHER_REPLIED_NS: u64 = 300 * SECOND_NS;
 
 /// How long an entry in this state lives after its last packet.
 #[inline(always)]
 pub fn lifetime_ns(protocol_number: u8, flags: u32) -> u64 {
-    if flags & CtEntry::CLOSED != 0 {
-        TCP_CLOSED_NS
+    if flags & BOTH_FINS == BOTH_FINS || flags & CtEntry::CLOSED != 0 {
+        TCP_CLOSING_NS
     } else if flags & CtEntry::REPLIED == 0 {
         UNREPLIED_NS
     } else if protocol_number == protocol::TCP {
@@ -143,6 +143,8 @@ pub fn lifetime_ns(protocol_number: u8, flags: u32) -> u64 {
         OTHER_REPLIED_NS
     }
 }
+
+const BOTH_FINS: u32 = CtEntry::FIN_FROM_LOW | CtEntry::FIN_FROM_HIGH;
 
 /// The flags of an entry after one more packet, from the lower end or the higher.
 ///
@@ -160,7 +162,7 @@ pub fn step(flags: u32, from_low: bool, protocol_number: u8, tcp_flags: u8) -> u
             next |= CtEntry::RESET | CtEntry::CLOSED;
         } else if tcp_flags & tcp::FIN != 0 {
             next |= if from_low { CtEntry::FIN_FROM_LOW } else { CtEntry::FIN_FROM_HIGH };
-        } else if flags & CtEntry::FIN_FROM_LOW != 0 && flags & CtEntry::FIN_FROM_HIGH != 0 {
+        } else if flags & BOTH_FINS == BOTH_FINS {
             next |= CtEntry::CLOSED;
         }
     }

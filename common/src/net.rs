@@ -67,6 +67,16 @@ impl Addr {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0x0000_ffff_u32.to_be()
     }
 
+    /// 0 if both are the same address. For the kernel side: four instructions and no branch, where `==` on an array calls
+    /// a loop over bytes.
+    #[inline(always)]
+    pub const fn difference(&self, other: &Self) -> u32 {
+        (self.0[0] ^ other.0[0])
+            | (self.0[1] ^ other.0[1])
+            | (self.0[2] ^ other.0[2])
+            | (self.0[3] ^ other.0[3])
+    }
+
     pub const fn from_octets(octets: [u8; 16]) -> Self {
         let mut words = [0; 4];
         let mut i = 0;

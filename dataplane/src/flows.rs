@@ -42,6 +42,9 @@ impl FlowReader {
             } else {
                 let mut guard = self.ring.readable().await.map_err(Error::Flows)?;
                 guard.clear_ready();
+                // A wake-up can find nothing: the first event is still being written on another CPU, and may then be
+                // submitted without one of its own.
+                self.drain_again = true;
             }
             let batch = drain(self.ring.get_mut());
             if !batch.is_empty() {

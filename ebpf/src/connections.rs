@@ -1,15 +1,15 @@
 //! Conntrack: finding, stepping and making entries around the pure steps of `common::conntrack`.
 //!
-//! Two tables. `CT_HALF`, an LRU, holds connections that have not seen a reply, and those that have said goodbye; a
-//! flood of SYNs evicts only its like. `CT` holds live connections and evicts nobody: when it is full, new connections
-//! are dropped. An entry moves into `CT` with its first reply and out of it with its last packet; its copy in `CT_HALF`
-//! is left to age meanwhile, since every lookup asks `CT` first.
+//! Three tables. `CT_HALF`, an LRU, holds connections that have not seen a reply; a flood of SYNs evicts only its like.
+//! `CT` holds live connections and evicts nobody: when it is full, new connections are dropped. An entry moves into `CT`
+//! with its first reply and out of it with its last packet, into `CT_CLOSED`, a small LRU for what may be repeated.
 
 use aya_ebpf::helpers::generated::bpf_for_each_map_elem;
 use common::conntrack::{CtEntry, CtKey, lifetime_ns, step};
+use common::net::protocol;
 use common::verdict::DropReason;
 
-use crate::maps::{CT, CT_HALF};
+use crate::maps::{CT, CT_CLOSED, CT_HALF};
 use crate::report;
 use crate::sighting::Sighting;
 
@@ -22,11 +22,20 @@ const SWEEP_INTERVAL_NS: u64 = 1_000_000_000;
 pub(crate) fn find(key: &CtKey, now_ns: u64) -> Option<*mut CtEntry> {
     let entry = match CT.get_ptr_mut(key) {
         Some(entry) => entry,
-        None => CT_HALF.get_ptr_mut(key)?,
+        None => find_young_or_closed(key)?,
     };
     // SAFETY: entries are freed only after an RCU grace period; a concurrent writer is another packet of the same
     // connection and writes the same kind of values.
     if unsafe { (*entry).expires_ns } < now_ns { None } else { Some(entry) }
+}
+
+#[inline(always)]
+fn find_young_or_closed(key: &CtKey) -> Option<*mut CtEntry> {
+    match CT_HALF.get_ptr_mut(key) {
+        Some(entry) => Some(entry),
+        None if key.protocol == protocol::TCP => CT_CLOSED.get_ptr_mut(key),
+        None => None,
+    }
 }
 
 /// One more packet of a connection, whose entry is `entry`.
@@ -59,23 +68,25 @@ pub(crate) fn touch(sighting: &mut Sighting, entry: *mut CtEntry) -> Result<(), 
     Ok(())
 }
 
-/// The connection saw its first reply, or its end: it moves to the other table.
+/// The connection saw its first reply, and moves to `CT`; or its end, and is forgotten.
+///
+/// Whatever is given back at once is handed out again while it is still in the processor's cache: a table full of closed
+/// connections would cost every new one the eviction of an old one.
 #[inline(never)]
 fn change(sighting: &Sighting, changed: u32) -> Result<(), DropReason> {
-    let moved = if changed & CtEntry::CLOSED != 0 {
-        // Out of `CT`: what still comes finds the entry in `CT_HALF`.
-        let kept = CT_HALF.insert(&sighting.key, &sighting.entry, 0);
-        let _absent = CT.remove(&sighting.key);
-        kept
-    } else {
-        let kept = CT.insert(&sighting.key, &sighting.entry, 0);
-        if kept.is_err() && sweep(sighting.now_ns) {
-            CT.insert(&sighting.key, &sighting.entry, 0)
-        } else {
-            kept
-        }
-    };
-    moved.map_err(|_| DropReason::CtFull)
+    if changed & CtEntry::CLOSED != 0 {
+        forget(&sighting.key);
+        return CT_CLOSED.insert(&sighting.key, &sighting.entry, 0).map_err(|_| DropReason::CtFull);
+    }
+    let mut kept = CT.insert(&sighting.key, &sighting.entry, 0);
+    if kept.is_err() && sweep(sighting.now_ns) {
+        kept = CT.insert(&sighting.key, &sighting.entry, 0);
+    }
+    if kept.is_err() {
+        return Err(DropReason::CtFull);
+    }
+    let _gone = CT_HALF.remove(&sighting.key);
+    Ok(())
 }
 
 /// `CT` is full: forgets what has expired, at most once a second. The agent does this long before; without it, connections
@@ -124,13 +135,16 @@ unsafe extern "C" fn forget_expired(
 /// Tracks a connection from its first packet on: `sighting.entry`.
 #[inline(always)]
 pub(crate) fn begin(sighting: &Sighting) -> Result<(), DropReason> {
-    // A SYN that starts anew on a tuple still in `CT`: the old connection is over.
-    let _absent = CT.remove(&sighting.key);
+    // A SYN that starts anew on a tuple still in `CT`: the old connection is over. Asked first, as removing takes a lock.
+    if CT.get_ptr(&sighting.key).is_some() {
+        let _gone = CT.remove(&sighting.key);
+    }
     CT_HALF.insert(&sighting.key, &sighting.entry, 0).map_err(|_| DropReason::CtFull)
 }
 
 #[inline(always)]
 pub(crate) fn forget(key: &CtKey) {
-    let _absent = CT.remove(key);
-    let _absent = CT_HALF.remove(key);
+    if CT.remove(key).is_err() && CT_HALF.remove(key).is_err() {
+        let _absent = CT_CLOSED.remove(key);
+    }
 }

@@ -13,7 +13,7 @@ use crate::maps::SERVICES;
 use crate::packet::{Packet, fragment};
 use crate::sighting::{Hook, Sighting};
 use crate::verdict::{Path, Verdict};
-use crate::{connections, discovery, fragments, related, report};
+use crate::{connections, discovery, fragments, related, report, shortcut};
 
 const ETH_P_ARP: u32 = 0x0806;
 
@@ -44,6 +44,10 @@ pub(crate) fn decide(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
     // Read before any policy lookup: an answer may be older than its epoch says, never newer.
     // SAFETY: a pointer into the only row of an array map, which is never freed.
     sighting.epoch = unsafe { (*config).epoch };
+    let verdict = shortcut::follow(sighting);
+    if verdict.is_given() {
+        return verdict;
+    }
     if sighting.packet.fragment != fragment::WHOLE
         && !fragments::resolve(&mut sighting.packet, sighting.now_ns)
     {
@@ -120,6 +124,7 @@ fn established(sighting: &mut Sighting, entry: *mut CtEntry) -> Verdict {
     if !expected {
         return Verdict::NONE;
     }
+    shortcut::close(sighting);
     match connections::touch(sighting, entry) {
         Ok(()) => Verdict::pass(PassReason::Established, path),
         Err(reason) => drop(sighting, reason),

@@ -14,6 +14,7 @@ mod related;
 mod report;
 mod route;
 mod services;
+mod shortcut;
 mod sighting;
 mod verdict;
 
@@ -46,13 +47,22 @@ pub(crate) fn from_net(ctx: TcContext) -> i32 {
 fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let skb = ctx.skb.skb;
     let Some(sighting) = Sighting::begin(skb, hook) else { return TC_ACT_SHOT as i32 };
-    let verdict = match packet::parse(skb, &mut sighting.packet) {
+    let mut verdict = match packet::parse(skb, &mut sighting.packet) {
         packet::PARSED => decide::decide(skb, sighting),
         packet::MALFORMED => decide::malformed(hook),
         ethertype => decide::not_ip(ethertype, hook),
     };
+    if verdict.needs_route() {
+        if route::find(skb, sighting) {
+            verdict = verdict.by_hop();
+        } else {
+            verdict = verdict.by_stack();
+            sighting.learns = 0;
+        }
+    }
+    shortcut::learn(sighting, verdict);
     report::count(verdict.reason(), sighting.bytes);
-    verdict.carry_out(skb, &sighting.packet)
+    verdict.carry_out(&mut sighting.hop)
 }
 
 #[cgroup_sock_addr(connect4)]

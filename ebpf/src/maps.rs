@@ -15,6 +15,7 @@ use common::rules::{RuleKey, RuleRow};
 use common::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
 use common::verdict::counter;
 
+use crate::shortcut::{self, Shortcut};
 use crate::sighting::Sighting;
 
 #[map]
@@ -41,6 +42,8 @@ pub(crate) static CT: HashMap<CtKey, CtEntry> = HashMap::pinned(sizes::CT_CAPACI
 #[map]
 pub(crate) static CT_HALF: LruHashMap<CtKey, CtEntry> = LruHashMap::pinned(sizes::CT_HALF_CAPACITY, 0);
 #[map]
+pub(crate) static CT_CLOSED: LruHashMap<CtKey, CtEntry> = LruHashMap::pinned(sizes::CT_CLOSED_CAPACITY, 0);
+#[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRow> =
     LruHashMap::pinned(sizes::FRAGMENTS_CAPACITY, 0);
 #[map]
@@ -54,6 +57,10 @@ pub(crate) static COUNTERS: PerCpuArray<counter::Cell> = PerCpuArray::pinned(cou
 /// Room for the packet at hand; not pinned, since it means nothing to anybody else.
 #[map]
 pub(crate) static SIGHTINGS: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0);
+
+/// What each CPU decided lately; not pinned, as it is good for a moment only.
+#[map]
+pub(crate) static SHORTCUTS: PerCpuArray<Shortcut> = PerCpuArray::with_max_entries(shortcut::SLOTS, 0);
 
 /// Whether `bpf_set_retval` exists (kernel 5.18). Set by the loader; frozen, so the verifier never sees the other branch.
 #[unsafe(no_mangle)]

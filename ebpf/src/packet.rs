@@ -47,6 +47,15 @@ pub(crate) struct Packet {
     pub(crate) end: u32,
 }
 
+impl Packet {
+    /// Both ports as one word.
+    #[inline(always)]
+    pub(crate) fn ports(&self) -> u32 {
+        let ([a, b], [c, d]) = (self.source_port.wire(), self.destination_port.wire());
+        u32::from_ne_bytes([a, b, c, d])
+    }
+}
+
 /// `parse` understood the packet.
 pub(crate) const PARSED: u32 = 0x1_0000;
 /// The packet is malformed. Any other answer of `parse` is the EtherType of something that is not IP.
@@ -61,20 +70,31 @@ pub(crate) fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> u32 {
     packet.tcp_flags = 0;
     packet.icmp_type = 0;
     packet.fragment = fragment::WHOLE;
-    // As much as the direct reads below need. Where less is in the linear part, pull it in once; a frame that is shorter
-    // altogether goes the slow way.
-    let wanted = ETH_LEN + IPV6_LEN + size_of::<TcpHeader>();
-    if ctx.data() + wanted > ctx.data_end() && ctx.len() as usize >= wanted {
-        let _pulled = ctx.pull_data(wanted as u32);
-    }
     // SAFETY: reading a field of the context that the kernel lets tc programs read; the number is in network order.
     let ethertype = u16::from_be(unsafe { (*skb).protocol } as u16);
     let understood = match ethertype {
-        ETH_P_IP => ipv4(ctx, packet),
-        ETH_P_IPV6 => ipv6(ctx, packet),
+        ETH_P_IP => {
+            make_linear(ctx, ETH_LEN + IPV4_LEN + size_of::<TcpHeader>());
+            ipv4(ctx, packet)
+        }
+        ETH_P_IPV6 => {
+            make_linear(ctx, ETH_LEN + IPV6_LEN + size_of::<TcpHeader>());
+            ipv6(ctx, packet)
+        }
         other => return u32::from(other),
     };
     if understood { PARSED } else { MALFORMED }
+}
+
+/// Pulls as much into the frame's linear part as the direct reads need; a frame that is shorter goes the slow way.
+///
+/// Never more than that: of a TCP segment the kernel keeps just the headers there, and a byte of payload more would have
+/// the whole head copied.
+#[inline(always)]
+fn make_linear(ctx: &TcContext, wanted: usize) {
+    if ctx.data() + wanted > ctx.data_end() && ctx.len() as usize >= wanted {
+        let _pulled = ctx.pull_data(wanted as u32);
+    }
 }
 
 /// The fields stand in the order and in the byte order of the wire.

@@ -22,7 +22,7 @@ pub(crate) fn is_related(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
         _ => return false,
     };
     found
-        && sighting.quoted_source == sighting.packet.destination
+        && sighting.quoted_source.difference(&sighting.packet.destination) == 0
         && connections::find(&sighting.quoted, sighting.now_ns).is_some()
 }
 

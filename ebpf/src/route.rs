@@ -2,25 +2,37 @@
 
 use core::mem;
 
-use aya_ebpf::bindings::{
-    __sk_buff, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
-    bpf_redir_neigh,
-};
+use aya_ebpf::bindings::{__sk_buff, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_redir_neigh};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect_neigh};
 
-use crate::packet::Packet;
+use crate::sighting::Sighting;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Sends the packet to the next hop. `None` where the stack must take it: it is for this host, too big for the way out
-/// (the stack answers with ICMP), or there is no route (likewise).
+/// The next hop of a packet, and the device towards it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Hop {
+    /// `struct bpf_redir_neigh`: the family, then the address.
+    family: u32,
+    address: [u32; 4],
+    ifindex: u32,
+}
+
+/// Finds the next hop of a packet. False where the stack must take it: it is for this host, too big for the way out (the
+/// stack answers with ICMP), or there is no route (likewise).
 #[inline(always)]
-pub(crate) fn out(skb: *mut __sk_buff, packet: &Packet) -> Option<i32> {
-    // SAFETY: all zero is a valid value of these plain C structs.
-    let mut fib: FibLookup = unsafe { mem::zeroed() };
-    // SAFETY: reading a field of the context that the kernel lets tc programs read.
-    fib.ifindex = unsafe { (*skb).ifindex };
+pub(crate) fn find(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
+    let Sighting { packet, fib, hop, ifindex, .. } = sighting;
+    // What an earlier packet left in the fields that are not set here is an address's tail, which IPv4 does not read.
+    fib.l4_protocol = 0;
+    fib.sport = 0;
+    fib.dport = 0;
+    // No length: the kernel checks the packet itself, which knows of segmentation offload.
+    fib.__bindgen_anon_1.tot_len = 0;
+    fib.__bindgen_anon_2.flowinfo = 0;
+    fib.ifindex = *ifindex;
     if packet.source.is_v4() {
         fib.family = AF_INET;
         fib.__bindgen_anon_3.ipv4_src = packet.source.0[3];
@@ -30,19 +42,26 @@ pub(crate) fn out(skb: *mut __sk_buff, packet: &Packet) -> Option<i32> {
         fib.__bindgen_anon_3.ipv6_src = packet.source.0;
         fib.__bindgen_anon_4.ipv6_dst = packet.destination.0;
     }
-    // SAFETY: `fib` lives on this stack and has the size that is passed.
+    // SAFETY: `fib` lives in a map and has the size that is passed.
     let answer =
-        unsafe { bpf_fib_lookup(skb.cast(), (&raw mut fib).cast(), mem::size_of::<FibLookup>() as i32, 0) };
+        unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *fib).cast(), mem::size_of_val(fib) as i32, 0) };
     if answer != i64::from(BPF_FIB_LKUP_RET_SUCCESS) && answer != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
-        return None;
+        return false;
     }
-    // SAFETY: as above. The lookup has put the next hop where the destination was.
-    let mut hop: bpf_redir_neigh = unsafe { mem::zeroed() };
-    hop.nh_family = u32::from(fib.family);
+    // The lookup has put the next hop where the destination was.
+    hop.family = u32::from(fib.family);
     // SAFETY: both members of the union are plain bytes; the longer one carries the shorter one along.
-    hop.__bindgen_anon_1.ipv6_nh = unsafe { fib.__bindgen_anon_4.ipv6_dst };
-    // SAFETY: `hop` lives on this stack and has the size that is passed.
-    Some(unsafe {
-        bpf_redirect_neigh(fib.ifindex, &raw mut hop, mem::size_of::<bpf_redir_neigh>() as i32, 0) as i32
-    })
+    hop.address = unsafe { fib.__bindgen_anon_4.ipv6_dst };
+    hop.ifindex = fib.ifindex;
+    true
 }
+
+/// Sends the packet to its next hop.
+#[inline(always)]
+pub(crate) fn go(hop: &mut Hop) -> i32 {
+    let params: *mut bpf_redir_neigh = (&raw mut *hop).cast();
+    // SAFETY: a `Hop` begins with what the helper reads.
+    unsafe { bpf_redirect_neigh(hop.ifindex, params, mem::size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+const _: () = assert!(mem::offset_of!(Hop, ifindex) == mem::size_of::<bpf_redir_neigh>());

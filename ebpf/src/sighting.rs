@@ -4,13 +4,14 @@
 //! verifier follows every constant that is stored there: each combination would be a path of its own, where in a map each
 //! value is just unknown. Programs of tc run with bottom halves off, so nothing else on this CPU uses the row meanwhile.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup};
 use common::conntrack::{CtEntry, CtKey};
 use common::net::Addr;
 
 use crate::judge::Judgement;
 use crate::maps::SIGHTINGS;
 use crate::packet::Packet;
+use crate::route::Hop;
 
 /// Where a packet is met.
 #[repr(u8)]
@@ -27,7 +28,11 @@ pub(crate) struct Sighting {
     /// 1 if the packet comes from the lower end of `key`.
     pub(crate) from_low: u8,
     /// A [`Hook`], as a number: whatever the verifier cannot know, an enum would have to be.
-    hook: u8,
+    pub(crate) hook: u8,
+    /// 1 if the verdict on this packet may be remembered as a shortcut.
+    pub(crate) learns: u8,
+    /// The length that counts for the way out: of the packet, or of each of the segments it stands for.
+    pub(crate) frame: u16,
     /// The device at whose hook we are.
     pub(crate) ifindex: u32,
     /// Bytes, headers included.
@@ -41,6 +46,9 @@ pub(crate) struct Sighting {
     /// Room for the key of a quoted packet's connection.
     pub(crate) quoted: CtKey,
     pub(crate) quoted_source: Addr,
+    pub(crate) hop: Hop,
+    /// Room for asking the kernel's routes.
+    pub(crate) fib: bpf_fib_lookup,
 }
 
 impl Sighting {
@@ -51,10 +59,13 @@ impl Sighting {
         // SAFETY: nothing else uses the row of this CPU while the program runs (see above), and any bytes are a value.
         let sighting = unsafe { &mut *row };
         sighting.hook = hook as u8;
+        sighting.learns = 0;
         // SAFETY: reading fields of the context that the kernel lets tc programs read.
         unsafe {
             sighting.ifindex = (*skb).ifindex;
             sighting.bytes = (*skb).len;
+            let segment = (*skb).gso_size;
+            sighting.frame = if segment == 0 { sighting.bytes } else { segment } as u16;
         }
         Some(sighting)
     }

@@ -1,11 +1,10 @@
 //! A verdict, and the one place where it becomes an action of tc.
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::helpers::bpf_redirect_peer;
 use common::verdict::{DropReason, PassReason};
 
-use crate::packet::Packet;
-use crate::route;
+use crate::route::{self, Hop};
 
 /// Leaves the packet to the next program, and in the end to the stack. `TC_ACT_OK` would end the chain.
 const NEXT: i32 = -1;
@@ -30,7 +29,10 @@ pub(crate) struct Verdict(u64);
 const DROP: u64 = 0;
 const STACK: u64 = 1;
 const ENDPOINT: u64 = 2;
+/// Out of this node, by a route that is yet to be found.
 const NETWORK: u64 = 3;
+/// Out of this node, to the next hop of the sighting.
+const HOP: u64 = 4;
 
 impl Verdict {
     /// No verdict yet.
@@ -63,12 +65,34 @@ impl Verdict {
     }
 
     #[inline(always)]
-    pub(crate) fn carry_out(self, skb: *mut __sk_buff, packet: &Packet) -> i32 {
-        match self.0 >> 8 & 0xff {
-            STACK => NEXT,
+    pub(crate) fn needs_route(self) -> bool {
+        self.path() == NETWORK
+    }
+
+    /// The same verdict, when the route was found.
+    #[inline(always)]
+    pub(crate) fn by_hop(self) -> Self {
+        Self(HOP << 8 | u64::from(self.reason()))
+    }
+
+    /// The same verdict, where the stack must take the packet.
+    #[inline(always)]
+    pub(crate) fn by_stack(self) -> Self {
+        Self(STACK << 8 | u64::from(self.reason()))
+    }
+
+    #[inline(always)]
+    fn path(self) -> u64 {
+        self.0 >> 8 & 0xff
+    }
+
+    #[inline(always)]
+    pub(crate) fn carry_out(self, hop: &mut Hop) -> i32 {
+        match self.path() {
             // SAFETY: a plain helper call; the kernel checks the interface when it redirects.
             ENDPOINT => unsafe { bpf_redirect_peer((self.0 >> 32) as u32, 0) as i32 },
-            NETWORK => route::out(skb, packet).unwrap_or(NEXT),
+            HOP => route::go(hop),
+            STACK => NEXT,
             _ => TC_ACT_SHOT as i32,
         }
     }

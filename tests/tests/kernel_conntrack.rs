@@ -258,7 +258,7 @@ fn a_flood_of_syns_evicts_no_established_connection() {
     let flow = tcp(A.v4.into(), B.v4.into(), 80);
     assert_eq!(node.from_pod(A, &flow.syn()), redirected(Open));
     assert_eq!(node.from_pod(B, &flow.back().syn_ack()), redirected(Established));
-    for port in 1..=2000 {
+    for port in 1001..=3000 {
         assert_eq!(node.from_pod(A, &tcp(A.v4.into(), B.v4.into(), port).syn()), redirected(Open));
     }
     node.isolate(A, Ingress, CLOSED);
