@@ -11,6 +11,7 @@ use tokio::process::Command;
 
 use crate::ground;
 use crate::process::{self, Owned};
+use crate::report::OUTSIDE;
 use crate::state::{self, State};
 use crate::stub::{Place, spawn};
 use crate::supervisor::Sandbox;
@@ -77,6 +78,19 @@ impl Sandbox {
             bail!("there is no pod {key} in this sandbox");
         }
         Ok(PodHandle { sandbox: self, key: key.to_owned() })
+    }
+
+    /// The network namespace of an end as reports name it: `namespace/name`, `node/NAME`, `outside`; and of `router`,
+    /// which stands between them.
+    pub fn netns(&self, end: &str) -> anyhow::Result<&Netns> {
+        let node = |name| self.nodes.iter().find(|node| node.name == name).map(|node| &node.netns);
+        let found = match (end, end.strip_prefix("node/")) {
+            (OUTSIDE, _) => Some(&self.underlay.outside),
+            ("router", _) => Some(&self.underlay.router),
+            (_, Some(name)) => node(name),
+            _ => self.pods.get(end).map(|pod| pod.netns(&self.nodes[pod.node])),
+        };
+        found.with_context(|| format!("there is no {end} in this sandbox"))
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use api::Status;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::json;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -51,7 +52,7 @@ pub struct Sandbox {
     pub(crate) places: BTreeMap<String, Puppet>,
     pub(crate) nodes: Vec<Node>,
     conflists: Vec<Conflist>,
-    underlay: Underlay,
+    pub(crate) underlay: Underlay,
     namespaces: Mounted,
     pub(crate) cast: Cast,
     pub(crate) heard: mpsc::UnboundedReceiver<Heard>,
@@ -287,6 +288,11 @@ impl Sandbox {
 
     pub(crate) fn node(&self, name: &str) -> anyhow::Result<&Node> {
         self.nodes.iter().find(|node| node.name == name).with_context(|| format!("there is no node {name}"))
+    }
+
+    /// What a node's agent says of itself.
+    pub async fn status(&self, node: &str) -> anyhow::Result<Status> {
+        self.node(node)?.status().await
     }
 
     /// SIGKILL to a node's agent.

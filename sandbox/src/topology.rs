@@ -27,8 +27,7 @@ const OUTSIDE: [(IpAddr, u8); 2] = [
 #[derive(Debug)]
 pub(crate) struct Underlay {
     pub(crate) outside: Netns,
-    /// Held for its links; nothing else happens there.
-    _router: Netns,
+    pub(crate) router: Netns,
     router_links: Handle,
     bridge: u32,
 }
@@ -65,7 +64,7 @@ impl Underlay {
             far_links.add_address(far, IpNet::new(ip, bits)?).await.context("address outside")?;
             far_links.add_route(&default_route(gateway, far)).await.context("route outside")?;
         }
-        Ok(Self { outside, _router: router, router_links: links, bridge })
+        Ok(Self { outside, router, router_links: links, bridge })
     }
 
     pub(crate) fn outside_ips() -> Vec<IpAddr> {
