@@ -3,6 +3,9 @@
 
 pub mod bpffs;
 pub mod frame;
+pub mod load;
 pub mod node;
 pub mod rows;
+pub mod stage;
+pub mod traffic;
 pub mod worlds;

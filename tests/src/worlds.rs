@@ -34,16 +34,16 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
     /// True so many times of a hundred.
-    fn happens(&mut self, percent: usize) -> bool {
+    pub fn happens(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
@@ -119,7 +119,8 @@ fn selector(dice: &mut Dice) -> String {
     }
 }
 
-fn policy(dice: &mut Dice, number: usize) -> String {
+/// One of namespace `one` or `two`, whose pods have labels `app: x|y` and `tier: p|q`.
+pub fn policy(dice: &mut Dice, number: usize) -> String {
     let (namespace, selected) = (dice.pick(&NAMESPACES), selector(dice));
     let types = dice.pick(&[r#""Ingress""#, r#""Egress""#, r#""Ingress","Egress""#]);
     let ingress = rules(dice, "from");
