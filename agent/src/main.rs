@@ -81,9 +81,9 @@ async fn serve(config: Config) -> Result<()> {
     };
     let handle = netlink::Handle::new()?;
     let underlays = underlay::find(&handle, &config.underlays).await?;
-    underlay::prepare(&underlays)?;
-
     let (mut dataplane, flow_reader) = kernel::open(&config.pins)?;
+    // Not before: an agent that cannot start leaves the machine's settings alone.
+    underlay::prepare(&underlays)?;
     for underlay in &underlays {
         dataplane
             .attach_underlay(underlay.ifindex)
