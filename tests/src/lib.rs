@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bpffs;
+pub mod command;
 pub mod frame;
 pub mod load;
 pub mod node;

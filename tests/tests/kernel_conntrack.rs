@@ -114,13 +114,13 @@ fn fins_of_both_ends_close_a_connection_and_its_stragglers_still_pass() {
     for family in FAMILIES {
         let flow = tcp(A.on(family), B.on(family), 80);
         connect(&mut node, flow);
-        assert_eq!(connections(&node), 1);
+        assert_eq!(connections(&mut node), 1);
         assert_eq!(node.from_pod(A, &flow.fin()), redirected(Established));
         assert_eq!(node.from_pod(B, &flow.back().data()), redirected(Established));
         assert_eq!(node.from_pod(B, &flow.back().fin()), redirected(Established));
-        assert_eq!(connections(&node), 1);
+        assert_eq!(connections(&mut node), 1);
         assert_eq!(node.from_pod(A, &flow.ack()), redirected(Established));
-        assert_eq!(connections(&node), 0);
+        assert_eq!(connections(&mut node), 0);
         assert_eq!(node.from_pod(B, &flow.back().fin()), redirected(Established));
         assert_eq!(node.from_pod(B, &flow.back().syn()), dropped(PolicyDenied));
     }
@@ -133,12 +133,12 @@ fn a_reset_closes_a_connection() {
         let flow = tcp(A.on(family), B.on(family), 80);
         connect(&mut node, flow);
         assert_eq!(node.from_pod(B, &flow.back().rst()), redirected(Established));
-        assert_eq!(connections(&node), 0);
+        assert_eq!(connections(&mut node), 0);
         // A refused one has never been in the table.
         let refused = flow.from_port(40001);
         assert_eq!(node.from_pod(A, &refused.syn()), redirected(Rule));
         assert_eq!(node.from_pod(B, &refused.back().rst()), redirected(Established));
-        assert_eq!(connections(&node), 0);
+        assert_eq!(connections(&mut node), 0);
     }
 }
 
@@ -193,7 +193,7 @@ fn a_connection_that_is_no_longer_allowed_is_cut_at_its_next_packet() {
             assert_eq!(node.from_pod(A, &flow.data()), dropped(PolicyDenied));
             assert_eq!(node.from_pod(B, &flow.back().data()), dropped(PolicyDenied));
         }
-        assert_eq!(connections(&node), 0);
+        assert_eq!(connections(&mut node), 0);
     }
 }
 
@@ -302,7 +302,7 @@ fn a_connection_follows_its_address_to_a_new_interface() {
 }
 
 /// Rows of the table of established connections.
-fn connections(node: &Node) -> u64 {
+fn connections(node: &mut Node) -> u64 {
     let fill = node.dataplane.fill().unwrap();
     fill.iter().find(|map| map.name == maps::CT).expect("conntrack is among the maps").entries
 }
