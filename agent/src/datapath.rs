@@ -23,7 +23,7 @@ pub(crate) trait Datapath {
     fn attached_endpoints(&self) -> Result<Vec<u32>>;
 
     fn counters(&self) -> Result<Vec<api::Counter>>;
-    fn fill(&self) -> Result<Vec<api::MapFill>>;
+    fn fill(&mut self) -> Result<Vec<api::MapFill>>;
     /// Forgets expired connections and those of removed endpoints. How many.
     fn sweep(&mut self) -> Result<u64>;
 

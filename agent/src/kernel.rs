@@ -98,7 +98,7 @@ impl Datapath for Dataplane {
             .collect())
     }
 
-    fn fill(&self) -> Result<Vec<api::MapFill>> {
+    fn fill(&mut self) -> Result<Vec<api::MapFill>> {
         let maps = Dataplane::fill(self)?;
         Ok(maps
             .into_iter()
@@ -111,7 +111,7 @@ impl Datapath for Dataplane {
     }
 
     fn sweep(&mut self) -> Result<u64> {
-        Ok(Dataplane::sweep(self)?.expired as u64)
+        Ok(Dataplane::sweep(self)?.expired)
     }
 
     fn interface(&self, ifindex: u32) -> Option<String> {

@@ -161,7 +161,7 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         // An answer that nobody waits for any more is no loss.
         match question {
             Question::Endpoint(attachment, reply) => drop(reply.send(self.endpoint(&attachment))),

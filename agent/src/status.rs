@@ -13,7 +13,7 @@ use crate::metrics::Numbers;
 use crate::run::Agent;
 
 impl<D: Datapath> Agent<D> {
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&mut self) -> Status {
         let config = shown("configuration", self.datapath.config());
         Status {
             node: self.node.clone(),
@@ -33,7 +33,7 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
-    pub(crate) fn numbers(&self) -> Numbers {
+    pub(crate) fn numbers(&mut self) -> Numbers {
         Numbers { status: self.status(), meter: self.meter.clone() }
     }
 

@@ -97,7 +97,7 @@ impl Datapath for MemoryDatapath {
         Ok(Vec::new())
     }
 
-    fn fill(&self) -> Result<Vec<api::MapFill>> {
+    fn fill(&mut self) -> Result<Vec<api::MapFill>> {
         Ok(Vec::new())
     }
 

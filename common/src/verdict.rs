@@ -106,6 +106,8 @@ pub mod counter {
     pub const FLOW_EVENTS: u32 = 201;
     /// Flow events for which the ring buffer had no room.
     pub const FLOW_EVENTS_LOST: u32 = 202;
+    /// Connections that were forgotten because nothing was heard of them.
+    pub const CT_EXPIRED: u32 = 203;
     pub const SLOTS: u32 = 256;
 
     /// One slot of one CPU.

@@ -30,6 +30,7 @@ pub(crate) fn read(maps: &Maps) -> Result<Vec<CounterValue>, Error> {
         (counter::POLICY_LOOKUPS, "policy_lookups"),
         (counter::FLOW_EVENTS, "flow_events"),
         (counter::FLOW_EVENTS_LOST, "flow_events_lost"),
+        (counter::CT_EXPIRED, "ct_expired"),
     ];
     let mut values = Vec::new();
     for (slot, name) in drops.chain(passes).chain(events) {
@@ -43,7 +44,7 @@ pub(crate) fn read(maps: &Maps) -> Result<Vec<CounterValue>, Error> {
     Ok(values)
 }
 
-pub(crate) fn fill(maps: &Maps, tables: &Tables) -> Vec<MapFill> {
+pub(crate) fn fill(maps: &Maps, tables: &Tables, connections: u64) -> Vec<MapFill> {
     [
         (names::ENDPOINTS, tables.endpoints.len()),
         (names::PEERS, tables.peers.len()),
@@ -51,7 +52,7 @@ pub(crate) fn fill(maps: &Maps, tables: &Tables) -> Vec<MapFill> {
         (names::RULES, tables.rules.len()),
         (names::SERVICES, tables.services.len()),
         (names::BACKENDS, tables.backends.len()),
-        (names::CT, maps.ct.keys().count()),
+        (names::CT, connections as usize),
     ]
     .into_iter()
     .map(|(name, entries)| MapFill { name, entries: entries as u64, capacity: maps.capacity(name) as u64 })

@@ -125,8 +125,9 @@ impl Dataplane {
     }
 
     /// How full each map is.
-    pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
-        Ok(counters::fill(&self.maps, &self.tables))
+    pub fn fill(&mut self) -> Result<Vec<MapFill>, Error> {
+        let connections = sweep::walk(self)?;
+        Ok(counters::fill(&self.maps, &self.tables, connections))
     }
 
     /// Runs a program on a frame without a network (`BPF_PROG_TEST_RUN`): the verdict, and how long it took.
@@ -136,6 +137,6 @@ impl Dataplane {
 
     /// Forgets expired connections.
     pub fn sweep(&mut self) -> Result<SweepReport, Error> {
-        sweep::expired(&mut self.maps)
+        sweep::expired(self)
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
         loader.map_max_entries(map, *entries);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| Error::LoadObject(Box::new(error)))?;
-    for name in TC_PROGRAMS {
+    for name in TC_PROGRAMS.into_iter().chain(["sweep"]) {
         classifier(&mut ebpf, name)?
             .load()
             .map_err(|source| Error::Load { program: name, source: Box::new(source) })?;

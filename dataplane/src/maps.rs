@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
 use common::config::Config;
-use common::conntrack::{CtEntry, CtKey};
 use common::endpoint::EndpointRow;
 use common::id::ClassId;
 use common::maps as names;
@@ -26,7 +25,6 @@ pub(crate) struct Maps {
     pub(crate) rules: LpmTrie<MapData, RuleKey, RuleRow>,
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceRow>,
     pub(crate) backends: HashMap<MapData, BackendKey, BackendRow>,
-    pub(crate) ct: HashMap<MapData, CtKey, CtEntry>,
     pub(crate) counters: PerCpuArray<MapData, Cell>,
     /// Rows that each map has room for: the pins' own, which may be older than our constants.
     capacities: BTreeMap<&'static str, usize>,
@@ -62,7 +60,6 @@ impl Maps {
             rules: take!(ebpf, names::RULES),
             services: take!(ebpf, names::SERVICES),
             backends: take!(ebpf, names::BACKENDS),
-            ct: take!(ebpf, names::CT),
             counters: take!(ebpf, names::COUNTERS),
         })
     }

@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::generated::bpf_for_each_map_elem;
 use common::conntrack::{CtEntry, CtKey, lifetime_ns, step};
 use common::net::protocol;
-use common::verdict::DropReason;
+use common::verdict::{DropReason, counter};
 
 use crate::maps::{CT, CT_CLOSED, CT_HALF};
 use crate::report;
@@ -101,18 +101,32 @@ fn sweep(now_ns: u64) -> bool {
         }
         (*config).sweep_ns = now_ns;
     }
-    let mut now_ns = now_ns;
+    forget_all_expired(now_ns);
+    true
+}
+
+/// Walks `CT` and forgets what has expired; how many connections are left.
+#[inline(never)]
+pub(crate) fn forget_all_expired(now_ns: u64) -> u32 {
+    let mut walk = Walk { now_ns, live: 0, expired: 0 };
     // SAFETY: the map outlives the program, the callback has the signature that the helper asks for (kernel 5.13), and
-    // its context is a number on this stack.
+    // its context is on this stack.
     unsafe {
         bpf_for_each_map_elem(
             (&raw const CT).cast_mut().cast(),
             forget_expired as *mut core::ffi::c_void,
-            (&raw mut now_ns).cast(),
+            (&raw mut walk).cast(),
             0,
         );
     }
-    true
+    report::count_many(counter::CT_EXPIRED as u8, walk.expired);
+    walk.live as u32
+}
+
+struct Walk {
+    now_ns: u64,
+    live: u64,
+    expired: u64,
 }
 
 /// Called by the kernel for each entry of `CT`; 0 goes on.
@@ -121,12 +135,15 @@ unsafe extern "C" fn forget_expired(
     _map: *mut core::ffi::c_void,
     key: *const CtKey,
     entry: *const CtEntry,
-    now_ns: *const u64,
+    walk: *mut Walk,
 ) -> i64 {
     // SAFETY: the kernel passes a key and a value of the map, and the context given to the helper.
     unsafe {
-        if (*entry).expires_ns < *now_ns {
+        if (*entry).expires_ns < (*walk).now_ns {
             let _gone = CT.remove(&*key);
+            (*walk).expired += 1;
+        } else {
+            (*walk).live += 1;
         }
     }
     0

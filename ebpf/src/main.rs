@@ -19,6 +19,7 @@ mod sighting;
 mod verdict;
 
 use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use common::net::protocol;
@@ -41,6 +42,15 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn from_net(ctx: TcContext) -> i32 {
     run(&ctx, Hook::FromNet)
+}
+
+/// At no hook: the agent runs it (`BPF_PROG_TEST_RUN`) to forget expired connections, which from user space would take a
+/// system call for each. Returns how many live.
+#[classifier]
+pub(crate) fn sweep(_ctx: TcContext) -> i32 {
+    // SAFETY: plain helper call.
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    connections::forget_all_expired(now_ns) as i32
 }
 
 #[inline(always)]

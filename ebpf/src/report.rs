@@ -24,6 +24,15 @@ pub(crate) fn count(slot: u8, bytes: u32) {
     }
 }
 
+/// Counts `n` events that have no bytes.
+#[inline(always)]
+pub(crate) fn count_many(slot: u8, n: u64) {
+    if let Some(cell) = COUNTERS.get_ptr_mut(u32::from(slot)) {
+        // SAFETY: as in `count`.
+        unsafe { (*cell).packets += n };
+    }
+}
+
 #[inline(always)]
 pub(crate) fn config() -> Option<*mut Config> {
     CONFIG.get_ptr_mut(0)
