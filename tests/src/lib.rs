@@ -8,5 +8,6 @@ pub mod load;
 pub mod node;
 pub mod rows;
 pub mod stage;
+pub mod town;
 pub mod traffic;
 pub mod worlds;

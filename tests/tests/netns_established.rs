@@ -1,0 +1,144 @@
+//! Connections that a policy finds already there: cut, kept, or none of its business. Needs root and the binaries beside
+//! this one (`cargo xtask test netns` builds them).
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use netlink::Netns;
+use tests::node::FAMILIES;
+use tests::stage::{Stage, block_on};
+use tests::town::{keeping_policy, namespace, pod, policy};
+use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, ask, connect, tcp, udp_socket};
+
+const PORT: u16 = 7000;
+
+fn town() -> String {
+    [
+        namespace("shop", ""),
+        pod("shop/web", 0, "app: web", "80"),
+        pod("shop/near", 0, "app: near", "80"),
+        pod("shop/far", 1, "app: far", "80"),
+    ]
+    .concat()
+}
+
+/// A conversation of each protocol.
+struct Talk {
+    name: String,
+    tcp: TcpStream,
+    udp: UdpSocket,
+}
+
+impl Talk {
+    fn begin(netns: &Netns, to: SocketAddr) -> Self {
+        let open = || -> std::io::Result<_> {
+            let udp = udp_socket(to)?;
+            udp.connect(to)?;
+            Ok((connect(to, PATIENCE)?, udp))
+        };
+        let (tcp, udp) = netns.run(open).unwrap().unwrap();
+        let mut talk = Self { name: format!("to {to}"), tcp, udp };
+        talk.goes_on();
+        talk
+    }
+
+    fn say(&mut self, patience: Duration) -> [Result<(), ErrorKind>; 2] {
+        self.tcp.set_read_timeout(Some(patience)).unwrap();
+        self.udp.set_read_timeout(Some(patience)).unwrap();
+        let datagram = self.udp.send(&[1; 64]).and_then(|_| self.udp.recv(&mut [0; 64]).map(drop));
+        [ask(&mut self.tcp), datagram].map(|result| result.map_err(|error| error.kind()))
+    }
+
+    #[track_caller]
+    fn goes_on(&mut self) {
+        assert_eq!(self.say(PATIENCE), [Ok(()); 2], "{}", self.name);
+    }
+
+    #[track_caller]
+    fn is_cut(&mut self) {
+        assert_eq!(self.say(IMPATIENCE), [Err(ErrorKind::WouldBlock); 2], "{}", self.name);
+    }
+}
+
+/// From both pods to `shop/web` over both families.
+fn talks_to_web(stage: &Stage) -> Vec<Talk> {
+    let talk = |from: &str| {
+        let netns = stage.netns(from);
+        stage.addresses("shop/web", PORT).map(|to| Talk::begin(&netns, to))
+    };
+    ["shop/near", "shop/far"].into_iter().flat_map(talk).collect()
+}
+
+#[test]
+fn line_9_what_a_new_policy_does_not_allow_is_cut_at_its_next_packet_or_kept_as_annotated() {
+    block_on(async {
+        let mut stage = Stage::up(&town()).await;
+        let _echo = Echo::start(&stage.netns("shop/web"), PORT);
+        for deny in [
+            policy("shop/web", "app: web", "ingress: []"),
+            policy("shop/web", "app: web", "ingress: [{ports: [{port: 80}]}]"),
+        ] {
+            let mut talks = talks_to_web(&stage);
+            stage.apply(&(town() + &deny)).await;
+            talks.iter_mut().for_each(Talk::is_cut);
+            stage.apply(&town()).await;
+            // TCP sends again by itself; what was cut flows again.
+            drop(talks);
+        }
+        // Cut at the sender's end too.
+        let mut talks = talks_to_web(&stage);
+        let egress = "policyTypes: [Egress], egress: []";
+        stage
+            .apply(
+                &(town()
+                    + &policy("shop/near", "app: near", egress)
+                    + &policy("shop/far", "app: far", egress)),
+            )
+            .await;
+        talks.iter_mut().for_each(Talk::is_cut);
+        stage.apply(&town()).await;
+
+        let mut talks = talks_to_web(&stage);
+        stage.apply(&(town() + &keeping_policy("shop/web", "app: web", "ingress: []"))).await;
+        talks.iter_mut().for_each(Talk::goes_on);
+        for from in ["shop/near", "shop/far"] {
+            for to in stage.addresses("shop/web", PORT) {
+                assert_eq!(
+                    tcp(&stage.netns(from), to, IMPATIENCE),
+                    Outcome::Silence,
+                    "a new one from {from}"
+                );
+            }
+        }
+        stage.down().await;
+    });
+}
+
+#[test]
+fn line_9_replies_keep_flowing_to_who_began_before_there_was_a_policy() {
+    block_on(async {
+        let mut stage = Stage::up(&town()).await;
+        let _echoes = ["shop/near", "shop/far"].map(|pod| Echo::start(&stage.netns(pod), PORT));
+        let _web = Echo::start(&stage.netns("shop/web"), PORT);
+        let web = stage.netns("shop/web");
+        let mut talks: Vec<Talk> = ["shop/near", "shop/far"]
+            .into_iter()
+            .flat_map(|to| stage.addresses(to, PORT))
+            .map(|to| Talk::begin(&web, to))
+            .collect();
+        // Nobody may come in any more; what comes back to it is no coming in.
+        stage.apply(&(town() + &policy("shop/web", "app: web", "ingress: []"))).await;
+        talks.iter_mut().for_each(Talk::goes_on);
+        for family in FAMILIES {
+            let to = stage.address("shop/web", family, PORT);
+            assert_eq!(tcp(&stage.netns("shop/near"), to, IMPATIENCE), Outcome::Silence);
+        }
+        // Nor may the others begin anything; their answers are none of that.
+        let egress = "policyTypes: [Egress], egress: []";
+        let both = policy("shop/near", "app: near", egress) + &policy("shop/far", "app: far", egress);
+        stage.apply(&(town() + &both)).await;
+        talks.iter_mut().for_each(Talk::goes_on);
+        stage.down().await;
+    });
+}
