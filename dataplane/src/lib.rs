@@ -68,7 +68,7 @@ impl Dataplane {
         self.maps.check_fit(&self.tables, plan)?;
         for op in plan {
             self.maps.write(op)?;
-            maps::record(&mut self.tables, op);
+            self.tables.apply(op);
         }
         self.maps.count_generation()
     }

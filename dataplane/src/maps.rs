@@ -208,25 +208,6 @@ impl<K: Ord> Fit<K> {
     }
 }
 
-/// One write, in our copy of the tables.
-pub(crate) fn record(tables: &mut Tables, op: &MapOp) {
-    match *op {
-        MapOp::PutEndpoint(key, row) => drop(tables.endpoints.insert(key, row)),
-        MapOp::RemoveEndpoint(key) => drop(tables.endpoints.remove(&key)),
-        MapOp::PutPeer(key, row) => drop(tables.peers.insert(key, row)),
-        MapOp::RemovePeer(key) => drop(tables.peers.remove(&key)),
-        MapOp::PutCidr(key, row) => drop(tables.cidrs.insert(key, row)),
-        MapOp::RemoveCidr(key) => drop(tables.cidrs.remove(&key)),
-        MapOp::PutRule(key, row) => drop(tables.rules.insert(key, row)),
-        MapOp::RemoveRule(key) => drop(tables.rules.remove(&key)),
-        MapOp::PutService(key, row) => drop(tables.services.insert(key, row)),
-        MapOp::RemoveService(key) => drop(tables.services.remove(&key)),
-        MapOp::PutBackend(key, row) => drop(tables.backends.insert(key, row)),
-        MapOp::RemoveBackend(key) => drop(tables.backends.remove(&key)),
-        MapOp::AdvanceEpoch => {}
-    }
-}
-
 /// A row that is already gone is as good as removed.
 fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
     match result {
