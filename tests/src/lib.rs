@@ -6,6 +6,7 @@ pub mod command;
 pub mod frame;
 pub mod load;
 pub mod node;
+pub mod raw;
 pub mod rows;
 pub mod stage;
 pub mod town;

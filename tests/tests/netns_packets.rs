@@ -1,0 +1,229 @@
+//! Packets beside the ordinary ones: liars, pings, errors on the way, fragments. Needs root and the binaries beside this
+//! one (`cargo xtask test netns` builds them).
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netlink::{Handle, Netns, Route, VethSpec};
+use tests::frame;
+use tests::node::{FAMILIES, Family};
+use tests::raw::{ping, send};
+use tests::stage::{NODES, Stage, block_on};
+use tests::town::{namespace, pod, policy};
+use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, connect, udp, udp_of};
+
+fn town() -> String {
+    [
+        namespace("shop", ""),
+        pod("shop/web", 0, "app: web", "80"),
+        pod("shop/near", 0, "app: near", "80"),
+        pod("shop/far", 1, "app: far", "80"),
+    ]
+    .concat()
+}
+
+async fn counter(stage: &Stage, name: &str) -> u64 {
+    let mut sum = 0;
+    for node in NODES {
+        let counters = stage.sandbox.status(node).await.unwrap().counters;
+        // One that has counted nothing yet is not shown.
+        sum += counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.packets);
+    }
+    sum
+}
+
+#[test]
+fn line_15_a_source_that_is_not_the_pods_is_dropped_at_its_own_veth() {
+    block_on(async {
+        let stage = Stage::up(&town()).await;
+        let web = stage.netns("shop/web");
+        let open = |family| {
+            let any = SocketAddr::new(stage.ip("shop/web", family), 53);
+            web.run(|| UdpSocket::bind(any)).unwrap().unwrap()
+        };
+        for family in FAMILIES {
+            let receiver = open(family);
+            receiver.set_read_timeout(Some(IMPATIENCE)).unwrap();
+            let to = stage.ip("shop/web", family);
+            for liar in ["shop/near", "shop/far"] {
+                // Another pod's, its node's, and one from nowhere.
+                let nowhere: IpAddr =
+                    if family == Family::V4 { [192, 0, 2, 9].into() } else { "2001:db8::9".parse().unwrap() };
+                let sources = [stage.ip("shop/web", family), stage.ip("node/node-1", family), nowhere];
+                let before = counter(&stage, "spoofed").await;
+                for source in sources {
+                    send(&stage.netns(liar), to, &frame::udp(source, to, 53).frame());
+                }
+                assert_eq!(receiver.recv(&mut [0; 100]).ok(), None, "from {liar}");
+                assert_eq!(counter(&stage, "spoofed").await, before + 3, "from {liar} over {family:?}");
+                assert_eq!(stage.drop_reason(nowhere, to).await, "spoofed");
+            }
+            // The same packet under its own name arrives (its checksum is left out, which IPv6 does not take).
+            if family == Family::V4 {
+                let own = stage.ip("shop/near", family);
+                send(&stage.netns("shop/near"), to, &frame::udp(own, to, 53).frame());
+                assert!(receiver.recv(&mut [0; 100]).is_ok());
+            }
+        }
+        stage.down().await;
+    });
+}
+
+#[test]
+fn line_10_pings_follow_rules_for_all_ports() {
+    block_on(async {
+        let mut stage = Stage::up(&town()).await;
+        for (rules, near, far) in [
+            (None, Outcome::Answered, Outcome::Answered),
+            (Some("ingress: [{ports: [{port: 80}]}]"), Outcome::Silence, Outcome::Silence),
+            (
+                Some("ingress: [{from: [{podSelector: {matchLabels: {app: far}}}]}]"),
+                Outcome::Silence,
+                Outcome::Answered,
+            ),
+            (
+                Some("ingress: [{from: [{podSelector: {matchLabels: {app: near}}}], ports: []}]"),
+                Outcome::Answered,
+                Outcome::Silence,
+            ),
+        ] {
+            let rules = rules.map(|rules| policy("shop/web", "app: web", rules)).unwrap_or_default();
+            stage.apply(&(town() + &rules)).await;
+            for family in FAMILIES {
+                let to = stage.ip("shop/web", family);
+                for (from, expected) in [("shop/near", &near), ("shop/far", &far)] {
+                    let patience = if *expected == Outcome::Answered { PATIENCE } else { IMPATIENCE };
+                    assert_eq!(ping(&stage.netns(from), to, patience), *expected, "{from} to {to}: {rules}");
+                }
+                // Its own node always, and what it asks itself.
+                assert_eq!(ping(&stage.netns("node/node-0"), to, PATIENCE), Outcome::Answered, "{rules}");
+                let out = stage.ip("outside", family);
+                assert_eq!(ping(&stage.netns("shop/web"), out, PATIENCE), Outcome::Answered, "{rules}");
+            }
+        }
+        stage.down().await;
+    });
+}
+
+/// A host beyond a narrow link of the router: it takes 1,500 bytes, the way to it 1,300.
+struct Narrow {
+    host: Netns,
+    _links: Handle,
+}
+
+const NARROW: [(&str, &str); 2] =
+    [("203.0.113.1/24", "203.0.113.10/24"), ("2001:db8:71::1/64", "2001:db8:71::10/64")];
+
+impl Narrow {
+    async fn beyond(router: &Netns) -> Self {
+        let host = Netns::new_anonymous().unwrap();
+        let near_links = Handle::in_netns(router).unwrap();
+        let links = Handle::in_netns(&host).unwrap();
+        let (near, far) = near_links
+            .create_veth(&VethSpec {
+                name: "narrow",
+                mac: [2, 0x77, 0x73, 0x62, 9, 1],
+                mtu: 1300,
+                peer_name: "eth0",
+                peer_mac: [2, 0x77, 0x73, 0x62, 9, 2],
+                peer_mtu: 1500,
+                peer_netns: &host,
+            })
+            .await
+            .unwrap();
+        near_links.set_up(near).await.unwrap();
+        links.set_up(far).await.unwrap();
+        for (router, own) in NARROW {
+            let (router, own): (IpNet, IpNet) = (router.parse().unwrap(), own.parse().unwrap());
+            near_links.add_address(near, router).await.unwrap();
+            links.add_address(far, own).await.unwrap();
+            let any: IpAddr = if own.addr().is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+            let route = Route {
+                destination: IpNet::new(any, 0).unwrap(),
+                via: Some(router.addr()),
+                oif: far,
+                source: None,
+                onlink: false,
+                protocol: 3,
+                link_scope: false,
+            };
+            links.add_route(&route).await.unwrap();
+        }
+        Self { host, _links: links }
+    }
+
+    /// Takes in whatever one connection brings, and answers when that was all.
+    fn sink(&self, at: SocketAddr) -> std::thread::JoinHandle<usize> {
+        let listener = self.host.run(|| TcpListener::bind(at)).unwrap().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = Vec::new();
+            let length = stream.read_to_end(&mut all).unwrap();
+            stream.write_all(b"all").unwrap();
+            length
+        })
+    }
+}
+
+#[test]
+fn line_10_errors_about_an_allowed_flow_pass_so_that_it_finds_its_path_mtu() {
+    block_on(async {
+        const LENGTH: usize = 300_000;
+        let closed = "policyTypes: [Ingress, Egress], ingress: [], egress: [{to: [\
+             {ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: '2001:db8:71::/64'}}], ports: [{port: 7000}]}]";
+        let stage = Stage::up(&(town() + &policy("shop/web", "app: web", closed))).await;
+        let narrow = Narrow::beyond(&stage.netns("router")).await;
+        let web = stage.netns("shop/web");
+        for (_, own) in NARROW {
+            let to = SocketAddr::new(own.parse::<IpNet>().unwrap().addr(), 7000);
+            let sink = narrow.sink(to);
+            let before = counter(&stage, "related").await;
+            let transfer = || -> std::io::Result<String> {
+                let mut stream = connect(to, Duration::from_secs(10))?;
+                stream.write_all(&vec![0x5a; LENGTH])?;
+                stream.shutdown(std::net::Shutdown::Write)?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer)?;
+                Ok(answer)
+            };
+            assert_eq!(web.run(transfer).unwrap().unwrap(), "all", "to {to}");
+            assert_eq!(sink.join().unwrap(), LENGTH);
+            assert!(counter(&stage, "related").await > before, "the router had to say something about {to}");
+        }
+        stage.down().await;
+    });
+}
+
+#[test]
+fn line_12_fragments_follow_their_first_whether_it_passes_or_not() {
+    block_on(async {
+        let only = "ingress: [{from: [{podSelector: {matchLabels: {app: far}}}, \
+             {podSelector: {matchLabels: {app: near}}}], ports: [{port: 7000, protocol: UDP}]}]";
+        let stage = Stage::up(&(town() + &policy("shop/web", "app: web", only))).await;
+        let web = stage.netns("shop/web");
+        let _echoes = [7000, 7001].map(|port| Echo::start(&web, port));
+        for from in ["shop/near", "shop/far"] {
+            let netns = stage.netns(from);
+            for family in FAMILIES {
+                let [open, shut] = [7000, 7001].map(|port| stage.address("shop/web", family, port));
+                // Whole, in three pieces, in many.
+                for length in [100, 4000, 30_000] {
+                    assert_eq!(
+                        udp_of(&netns, open, length, PATIENCE),
+                        Outcome::Answered,
+                        "{from}: {length} to {open}"
+                    );
+                    assert_eq!(
+                        udp_of(&netns, shut, length, IMPATIENCE),
+                        Outcome::Silence,
+                        "{from}: {length} to {shut}"
+                    );
+                }
+                assert_eq!(udp(&netns, open, PATIENCE), Outcome::Answered);
+            }
+        }
+        stage.down().await;
+    });
+}
