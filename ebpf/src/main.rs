@@ -2,6 +2,10 @@
 //!
 //! Programs are named for the pod's side: tc *ingress* on the host's side of a veth pair is what comes *from* the pod.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key or value given to a map by value is copied to the stack first, and the stack has 512 bytes"
+)]
 
 mod connections;
 mod decide;
@@ -56,7 +60,7 @@ pub(crate) fn sweep(_ctx: TcContext) -> i32 {
 #[inline(always)]
 fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let skb = ctx.skb.skb;
-    let Some(sighting) = Sighting::begin(skb, hook) else { return TC_ACT_SHOT as i32 };
+    let Some(sighting) = Sighting::begin(skb, hook) else { return TC_ACT_SHOT };
     let mut verdict = match packet::parse(skb, &mut sighting.packet) {
         packet::PARSED => decide::decide(skb, sighting),
         packet::MALFORMED => decide::malformed(hook),

@@ -93,7 +93,7 @@ impl Verdict {
             ENDPOINT => unsafe { bpf_redirect_peer((self.0 >> 32) as u32, 0) as i32 },
             HOP => route::go(hop),
             STACK => NEXT,
-            _ => TC_ACT_SHOT as i32,
+            _ => TC_ACT_SHOT,
         }
     }
 }
