@@ -38,8 +38,8 @@ const KNOCKS: &[(&str, &str)] = &[
 const CHANGE: &str = "frontend-may-read-db.yaml";
 
 pub(crate) fn command(args: Args) -> Result<()> {
-    // Ctrl-C ends the sandbox (children start with an empty mask); we notice, and clean up behind it.
-    SigSet::from_iter([Signal::SIGINT]).thread_block().context("block SIGINT")?;
+    // Ctrl-C ends the sandbox; we notice, and clean up behind it.
+    interrupts().thread_block().context("block SIGINT")?;
     let begun = Instant::now();
     let before = Remains::now()?;
     let manifests = Copy::of(&args.examples.join("shop"))?;
@@ -78,14 +78,19 @@ pub(crate) fn command(args: Args) -> Result<()> {
     sandbox.flows(&node)?;
 
     title("Down again");
+    let id = sandbox.id.clone();
     sandbox.down()?;
     drop(manifests);
-    before.ensure_nothing_new()?;
+    before.ensure_nothing_of(&id)?;
     println!(
         "no namespace, link, mount, cgroup or file is left; {:.1} s in all",
         begun.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+fn interrupts() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT])
 }
 
 fn title(text: &str) {
@@ -141,8 +146,11 @@ impl Sandbox {
     fn start(weir: &Path, manifests: &Path) -> Result<Self> {
         let mut command = Command::new(weir);
         command.args(["sandbox", "--watch", "--filename"]).arg(manifests).stdin(Stdio::null());
-        let mut child =
-            command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {}", weir.display()))?;
+        // A child has its parent's mask, and this one is the one to hear Ctrl-C.
+        interrupts().thread_unblock().context("unblock SIGINT")?;
+        let child = command.stdout(Stdio::piped()).spawn();
+        interrupts().thread_block().context("block SIGINT")?;
+        let mut child = child.with_context(|| format!("start {}", weir.display()))?;
         let stdout = child.stdout.take().context("weir has no stdout")?;
         let (sender, lines) = mpsc::channel();
         // Ends with its sandbox, or with nobody listening any more.
