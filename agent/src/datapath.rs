@@ -19,7 +19,7 @@ pub(crate) trait Datapath {
     fn settle_endpoint(&mut self) -> Result<bool>;
     /// Succeeds where there is nothing to detach.
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<()>;
-    fn endpoint_attached(&self, ifindex: u32) -> Result<bool>;
+    fn endpoint_attached(&mut self, ifindex: u32) -> Result<bool>;
     fn attached_endpoints(&self) -> Result<Vec<u32>>;
 
     fn counters(&self) -> Result<Vec<api::Counter>>;

@@ -273,8 +273,8 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
-    pub(crate) fn endpoint(&self, attachment: &Attachment) -> Result<Endpoint, Refusal> {
-        let attach = self.records.find(attachment).ok_or_else(|| {
+    pub(crate) fn endpoint(&mut self, attachment: &Attachment) -> Result<Endpoint, Refusal> {
+        let attach = self.records.find(attachment).cloned().ok_or_else(|| {
             Refusal::absent(format!("no endpoint {}/{}", attachment.container_id, attachment.ifname))
         })?;
         let programs_attached = self

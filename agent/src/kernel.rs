@@ -78,7 +78,7 @@ impl Datapath for Dataplane {
         Ok(Dataplane::detach_endpoint(self, ifindex)?)
     }
 
-    fn endpoint_attached(&self, ifindex: u32) -> Result<bool> {
+    fn endpoint_attached(&mut self, ifindex: u32) -> Result<bool> {
         Ok(Dataplane::endpoint_attached(self, ifindex)?)
     }
 

@@ -85,7 +85,7 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn endpoint_attached(&self, ifindex: u32) -> Result<bool> {
+    fn endpoint_attached(&mut self, ifindex: u32) -> Result<bool> {
         Ok(self.kernel.borrow().attached.contains(&ifindex))
     }
 

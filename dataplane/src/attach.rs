@@ -73,20 +73,27 @@ pub(crate) fn detach_endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result
 }
 
 /// By the kernel's own account, not ours: somebody may have taken a program off.
-pub(crate) fn endpoint_attached(dataplane: &Dataplane, ifindex: u32) -> Result<bool, Error> {
+///
+/// A clsact filter cannot be asked for (aya 0.14), only replaced: which, where it was missing, puts it back.
+pub(crate) fn endpoint_attached(dataplane: &mut Dataplane, ifindex: u32) -> Result<bool, Error> {
     let interface = interface_name(ifindex)?;
-    if !uses_tcx(dataplane.hook) || dataplane.unsettled.contains(&ifindex) {
-        return Ok(true);
-    }
+    let may_be_on_clsact = !uses_tcx(dataplane.hook) || dataplane.unsettled.contains(&ifindex);
+    let mut attached = true;
     for program in ENDPOINT_PROGRAMS {
-        let (_, attached) = SchedClassifier::query_tcx(&interface, hook_of(program)).map_err(|source| {
-            Error::Attach { program: "query", target: interface.clone(), source: Box::new(source) }
-        })?;
-        if !attached.iter().any(|info| info.name_as_str() == Some(program)) {
-            return Ok(false);
-        }
+        attached &= if may_be_on_clsact && !dataplane.pins.link(program, ifindex).exists() {
+            attach_clsact(dataplane, program, &interface)?
+        } else {
+            is_on_tcx(program, &interface)?
+        };
     }
-    Ok(true)
+    Ok(attached)
+}
+
+fn is_on_tcx(program: &'static str, interface: &str) -> Result<bool, Error> {
+    let (_, attached) = SchedClassifier::query_tcx(interface, hook_of(program)).map_err(|source| {
+        Error::Attach { program: "query", target: interface.to_owned(), source: Box::new(source) }
+    })?;
+    Ok(attached.iter().any(|info| info.name_as_str() == Some(program)))
 }
 
 /// Puts the programs just loaded in the place of those that an earlier agent left attached.
@@ -120,7 +127,8 @@ fn attach(dataplane: &mut Dataplane, program: &'static str, ifindex: u32) -> Res
     let is_new_endpoint =
         ENDPOINT_PROGRAMS.contains(&program) && !dataplane.pins.link(program, ifindex).exists();
     if !uses_tcx(dataplane.hook) {
-        return attach_clsact(dataplane, program, &interface);
+        attach_clsact(dataplane, program, &interface)?;
+        return Ok(());
     }
     if dataplane.hook == Hook::Auto && is_new_endpoint {
         attach_clsact(dataplane, program, &interface)?;
@@ -162,7 +170,8 @@ fn attach_tcx(
     Ok(())
 }
 
-fn attach_clsact(dataplane: &mut Dataplane, program: &'static str, interface: &str) -> Result<(), Error> {
+/// True if there was a filter to replace.
+fn attach_clsact(dataplane: &mut Dataplane, program: &'static str, interface: &str) -> Result<bool, Error> {
     let failed = |source| Error::Attach { program, target: interface.to_owned(), source: Box::new(source) };
     // "Already there" is the usual answer for the second program; a real failure shows in the attach below.
     if let Err(error) = qdisc_add_clsact(interface) {
@@ -173,7 +182,9 @@ fn attach_clsact(dataplane: &mut Dataplane, program: &'static str, interface: &s
     let existing =
         SchedClassifierLink::attached(interface, hook_of(program), CLSACT_PRIORITY, CLSACT_HANDLE, None)
             .map_err(|source| failed(ProgramError::IOError(source)))?;
-    let id = match loaded.attach_to_link(existing) {
+    let replaced = loaded.attach_to_link(existing);
+    let was_there = replaced.is_ok();
+    let id = match replaced {
         Ok(id) => id,
         Err(_) => loaded
             .attach_with_options(interface, hook_of(program), TcAttachOptions::Netlink(options))
@@ -181,7 +192,7 @@ fn attach_clsact(dataplane: &mut Dataplane, program: &'static str, interface: &s
     };
     // Dropping the link would take the filter off; the filter is to outlive us.
     std::mem::forget(loaded.take_link(id).map_err(failed)?);
-    Ok(())
+    Ok(was_there)
 }
 
 fn detach_clsact(program: &'static str, interface: &str) {

@@ -95,7 +95,7 @@ impl Dataplane {
     }
 
     /// Whether both programs are attached to this interface now, by the kernel's own account.
-    pub fn endpoint_attached(&self, ifindex: u32) -> Result<bool, Error> {
+    pub fn endpoint_attached(&mut self, ifindex: u32) -> Result<bool, Error> {
         attach::endpoint_attached(self, ifindex)
     }
 

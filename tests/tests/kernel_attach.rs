@@ -170,3 +170,20 @@ fn an_interface_that_is_gone_is_named_and_its_pins_are_taken_off() {
         assert!(!node.link_pin("from_pod", B).exists(), "{hook:?}");
     }
 }
+
+#[test]
+fn a_filter_that_somebody_took_off_is_noticed_and_put_back() {
+    for hook in [Hook::Clsact, Hook::Auto] {
+        let mut node = node_with(hook);
+        node.dataplane.attach_endpoint(node.ifindex_a).unwrap();
+        assert!(node.dataplane.endpoint_attached(node.ifindex_a).unwrap(), "{hook:?}");
+        let interface = nix::net::if_::if_indextoname(node.ifindex_a).unwrap();
+        let interface = interface.to_str().unwrap();
+        aya::programs::tc::qdisc_detach_program(interface, aya::programs::TcAttachType::Ingress, "from_pod")
+            .unwrap();
+        assert_eq!(programs(&node), (0, 1), "{hook:?}");
+        assert!(!node.dataplane.endpoint_attached(node.ifindex_a).unwrap(), "{hook:?}");
+        assert_eq!(programs(&node), (1, 1), "{hook:?}");
+        assert!(node.dataplane.endpoint_attached(node.ifindex_a).unwrap(), "{hook:?}");
+    }
+}
