@@ -94,18 +94,29 @@ fn causes(report: &Report, parties: &Parties) -> Causes {
     causes
 }
 
+/// What a Service answered: to whom, over which family; and who answered.
+#[derive(Default)]
+struct Answers {
+    to: BTreeMap<(Party, bool), BTreeSet<bool>>,
+    backends: BTreeSet<Party>,
+}
+
 /// Services whose address answers others than before.
+///
+/// Which backend answers is chance. So a change is only what is the same for all pods of a workload, before and after; and
+/// a backend itself, which reaches itself and perhaps not its like, proves nothing.
 fn services(out: &mut String, before: &Report, after: &Report) {
     let answers = |report: &Report| {
         let parties = Parties::by_workload(report);
-        let mut answers: BTreeMap<String, BTreeSet<(Party, bool, bool)>> = BTreeMap::new();
+        let mut services: BTreeMap<String, Answers> = BTreeMap::new();
         for probe in &report.services {
             let key = format!("Service {}/{}:{}/{}", probe.namespace, probe.name, probe.port, probe.protocol);
-            let allowed = probe.verdict == api::VerdictKind::Allowed;
-            let from = parties.of(&probe.from, "");
-            answers.entry(key).or_default().insert((from, probe.ip.is_ipv4(), allowed));
+            let service = services.entry(key).or_default();
+            let from = (parties.of(&probe.from, ""), probe.ip.is_ipv4());
+            service.to.entry(from).or_default().insert(probe.verdict == api::VerdictKind::Allowed);
+            service.backends.extend(probe.backend.as_ref().map(|backend| parties.of(backend, "")));
         }
-        answers
+        services
     };
     let (old, new) = (answers(before), answers(after));
     for (service, now) in &new {
@@ -115,9 +126,15 @@ fn services(out: &mut String, before: &Report, after: &Report) {
         };
         for allowed in [true, false] {
             let flipped: BTreeSet<_> = now
+                .to
                 .iter()
-                .filter(|(from, v4, is)| *is == allowed && then.contains(&(from.clone(), *v4, !allowed)))
-                .map(|(from, ..)| from.to_string())
+                .filter(|(from, is)| {
+                    **is == BTreeSet::from([allowed])
+                        && then.to.get(from) == Some(&BTreeSet::from([!allowed]))
+                        && !then.backends.contains(&from.0)
+                        && !now.backends.contains(&from.0)
+                })
+                .map(|((from, _), _)| from.to_string())
                 .collect();
             if !flipped.is_empty() {
                 let flipped = flipped.into_iter().collect::<Vec<_>>().join(", ");

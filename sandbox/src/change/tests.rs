@@ -75,3 +75,14 @@ fn warnings_and_services_come_and_go() {
         ",
     );
 }
+
+#[test]
+fn which_backend_answered_is_chance_and_no_news() {
+    check(
+        "service shop/web:80 10.96.0.20 shop/web-0 no
+         service shop/web:80 10.96.0.20 shop/db-0 yes shop/web-0",
+        "service shop/web:80 10.96.0.20 shop/web-0 yes shop/web-0
+         service shop/web:80 10.96.0.20 shop/db-0 yes shop/web-1",
+        "nothing changed: 0 probes answer as before",
+    );
+}
