@@ -289,6 +289,8 @@ fn line_6_the_own_node_always_reaches_its_pods_and_host_network_pods_are_their_n
         for (family, extra) in FAMILIES.into_iter().zip(["192.0.2.7/32", "2001:db8:7::7/128"]) {
             let extra: ipnet::IpNet = extra.parse().unwrap();
             links.add_address(1, extra).await.unwrap();
+            // The kernel makes an IPv6 address local a moment after it has taken it; an answer before that goes elsewhere.
+            assert!(links.wait_until_local(extra.addr(), PATIENCE).await.unwrap());
             let to = stage.address("shop/web", family, 53);
             for own in [stage.ip("node/node-0", family), extra.addr()] {
                 let ask = || -> std::io::Result<usize> {
