@@ -53,7 +53,7 @@ reasons! {
     DropReason {
         /// A header is cut short, lies about its length, or IPv6 extension headers go deeper than we walk.
         Malformed = 1 => "malformed",
-        /// The packet came from an interface that is no endpoint of ours (or is not yet).
+        /// The host's stack sent something to a pod's interface that is for none of the pod's addresses.
         UnknownEndpoint = 2 => "unknown_endpoint",
         /// The source address is not the pod's.
         Spoofed = 3 => "spoofed",
@@ -95,8 +95,6 @@ reasons! {
         Discovery = 134 => "discovery",
         /// Not to or from an endpoint of this node: none of our business.
         Foreign = 135 => "foreign",
-        /// A later fragment of a datagram whose first fragment passed.
-        Fragment = 136 => "fragment",
     }
 }
 
