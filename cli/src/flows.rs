@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::agents::{Which, block_on, unless_closed};
 use crate::columns::{Cell, Columns, Tone};
+use crate::format::Format;
 
 /// Lines of several agents are put in order within this time.
 const TOGETHER: Duration = Duration::from_millis(60);
@@ -52,12 +53,6 @@ pub(crate) struct Args {
 enum Verdict {
     Allowed,
     Denied,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {

@@ -8,6 +8,7 @@
 mod agents;
 mod columns;
 mod flows;
+mod format;
 mod sandbox;
 mod status;
 

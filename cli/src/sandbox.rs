@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use ::sandbox::plan::{Options, Output};
 use anyhow::bail;
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use ipnet::IpNet;
+
+use crate::format::Format;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]
@@ -51,12 +53,6 @@ struct Up {
     /// Show kube-dns in the table too
     #[arg(long)]
     all: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 #[derive(Subcommand)]

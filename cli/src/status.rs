@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use ::sandbox::client;
 use anyhow::Result;
 use api::Status;
-use clap::ValueEnum;
 
 use crate::agents::{Which, block_on, unless_closed};
 use crate::columns::{Cell, Tone, aligned};
+use crate::format::Format;
 
 #[derive(clap::Args)]
 #[command(after_help = "Exit status: 0 if every agent is ready and its last plan was carried out, else 1.")]
@@ -19,12 +19,6 @@ pub(crate) struct Args {
     output: Format,
     #[command(flatten)]
     which: Which,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
