@@ -16,6 +16,7 @@ pub mod fragment;
 pub mod id;
 pub mod maps;
 pub mod net;
+pub mod packet;
 pub mod rules;
 pub mod service;
 pub mod verdict;
