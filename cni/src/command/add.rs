@@ -3,8 +3,11 @@
 //! In this order, so that whatever fails leaves the least to undo, and no packet is ever judged by nothing: look, take
 //! addresses, make the pair, wire both ends, hand the endpoint to the agent, and only then set up the host's side.
 
+use std::net::IpAddr;
+
 use api::Attach;
-use netlink::{Handle, Netns};
+use ipnet::IpNet;
+use netlink::{Handle, Mac, Netns};
 use serde_json::Value;
 
 use super::{open_netns, status, store};
@@ -12,7 +15,7 @@ use crate::agent::Agent;
 use crate::config::Config;
 use crate::endpoint::{host_name, pod_mac};
 use crate::invocation::Invocation;
-use crate::ipam::{Holder, Refusal};
+use crate::ipam::{Holder, Ledger, Refusal};
 use crate::ipam_store::{Store, now};
 use crate::result::add_answer;
 use crate::spec::{Failure, code};
@@ -100,29 +103,13 @@ impl Attempt<'_> {
         Ok(wiring)
     }
 
-    /// Takes the addresses; everything else follows from them.
     fn lease(&mut self, config: &Config) -> Result<Wiring, Failure> {
-        let Invocation { container_id, ifname, .. } = self.invocation;
-        let (ranges, wanted, mac) = (config.ranges()?, config.wanted_ips()?, config.wanted_mac()?);
-        let (mtu, node_ips) = (config.mtu()?, config.node_ips()?);
-        let holder = Holder {
-            network: config.name.clone(),
-            container_id: container_id.clone(),
-            ifname: ifname.clone(),
-        };
+        let wanted = Wanted::of(config)?;
         let mut locked = self.store.lock()?;
-        let ips = locked.ledger.allocate(&holder, &ranges, &wanted)?;
+        let wiring = wanted.take(self.invocation, config, &mut locked.ledger)?;
         locked.commit()?;
         self.made.leases = true;
-        Ok(Wiring {
-            host_name: host_name(container_id, ifname),
-            ifname: ifname.clone(),
-            // A ledger gives at least one address: there is at least one range.
-            mac: mac.unwrap_or_else(|| pod_mac(ips[0])),
-            ips,
-            mtu,
-            node_ips,
-        })
+        Ok(wiring)
     }
 
     /// The kernel does not say which of the two names was taken.
@@ -162,6 +149,52 @@ impl Attempt<'_> {
             });
             report(released.map_err(|failure| failure.to_string()));
         }
+    }
+}
+
+/// What the configuration asks for.
+pub(crate) struct Wanted {
+    ranges: Vec<IpNet>,
+    ips: Vec<IpAddr>,
+    mac: Option<Mac>,
+    mtu: u32,
+    node_ips: Vec<IpAddr>,
+}
+
+impl Wanted {
+    pub(crate) fn of(config: &Config) -> Result<Self, Failure> {
+        Ok(Self {
+            ranges: config.ranges()?,
+            ips: config.wanted_ips()?,
+            mac: config.wanted_mac()?,
+            mtu: config.mtu()?,
+            node_ips: config.node_ips()?,
+        })
+    }
+
+    /// Takes the addresses; everything else follows from them.
+    pub(crate) fn take(
+        self,
+        invocation: &Invocation,
+        config: &Config,
+        ledger: &mut Ledger,
+    ) -> Result<Wiring, Failure> {
+        let Invocation { container_id, ifname, .. } = invocation;
+        let holder = Holder {
+            network: config.name.clone(),
+            container_id: container_id.clone(),
+            ifname: ifname.clone(),
+        };
+        let ips = ledger.allocate(&holder, &self.ranges, &self.ips)?;
+        Ok(Wiring {
+            host_name: host_name(container_id, ifname),
+            ifname: ifname.clone(),
+            // A ledger gives at least one address: there is at least one range.
+            mac: self.mac.unwrap_or_else(|| pod_mac(ips[0])),
+            ips,
+            mtu: self.mtu,
+            node_ips: self.node_ips,
+        })
     }
 }
 

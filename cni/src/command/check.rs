@@ -19,10 +19,7 @@ use crate::wiring::{Wiring, gateway};
 
 pub(crate) async fn run(invocation: &Invocation, config: &Config) -> Result<(), Failure> {
     let Invocation { container_id, ifname, .. } = invocation;
-    let Some(result) = config.prev_result()? else {
-        let message = "network configuration: prevResult is missing: CHECK needs what ADD answered";
-        return Err(Failure::new(code::CONFIGURATION, message));
-    };
+    let result = made(config)?;
     let netns = open_netns(invocation)?;
     let held = match store(config)?.lock_existing()? {
         Some(locked) => locked.ledger.held_by(container_id, ifname),
@@ -76,6 +73,14 @@ pub(crate) async fn run(invocation: &Invocation, config: &Config) -> Result<(), 
         Err(away) => problems.add(away.to_string()),
     }
     problems.into_result()
+}
+
+/// What `ADD` answered, and later plugins after it.
+pub(crate) fn made(config: &Config) -> Result<&Value, Failure> {
+    config.prev_result()?.ok_or_else(|| {
+        let message = "network configuration: prevResult is missing: CHECK needs what ADD answered";
+        Failure::new(code::CONFIGURATION, message)
+    })
 }
 
 async fn check_pod(
@@ -148,7 +153,7 @@ fn check_agent(
     problems.add_if(known != held, || format!("the agent has the endpoint with addresses {known:?}"));
 }
 
-fn has_address(result: &Value, ip: IpAddr) -> bool {
+pub(crate) fn has_address(result: &Value, ip: IpAddr) -> bool {
     let is_it = |entry: &Value| {
         let address = entry["address"].as_str()?.split('/').next()?;
         Some(address.parse::<IpAddr>().ok()? == ip)
@@ -156,7 +161,7 @@ fn has_address(result: &Value, ip: IpAddr) -> bool {
     result["ips"].as_array().is_some_and(|ips| ips.iter().any(|entry| is_it(entry) == Some(true)))
 }
 
-fn has_route(result: &Value, destination: &str, via: Option<IpAddr>) -> bool {
+pub(crate) fn has_route(result: &Value, destination: &str, via: Option<IpAddr>) -> bool {
     let is_it = |entry: &Value| {
         let gateway = entry["gw"].as_str().and_then(|gateway| gateway.parse().ok());
         entry["dst"] == destination && gateway == via

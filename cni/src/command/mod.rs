@@ -1,7 +1,7 @@
 //! The commands, one file each.
 
-mod add;
-mod check;
+pub(crate) mod add;
+pub(crate) mod check;
 mod del;
 mod gc;
 mod status;
@@ -19,6 +19,19 @@ use crate::spec::{Failure, Version, code};
 
 /// Carries the command out. `None`: it went well and there is nothing to say.
 pub(crate) async fn run(invocation: &Invocation, input: &[u8]) -> Result<Option<Value>, Failure> {
+    let config = config(invocation, input)?;
+    match invocation.command {
+        Command::Add => add::run(invocation, &config).await.map(Some),
+        Command::Del => del::run(invocation, &config).await.map(|()| None),
+        Command::Check => check::run(invocation, &config).await.map(|()| None),
+        Command::Gc => gc::run(&config).await.map(|()| None),
+        Command::Status => status::run(&config).await.map(|()| None),
+        Command::Version => Ok(Some(crate::spec::version_answer(config.version))),
+    }
+}
+
+/// The network configuration, of a version that has the command.
+pub(crate) fn config(invocation: &Invocation, input: &[u8]) -> Result<Config, Failure> {
     let config = Config::parse(input)?;
     let since = match invocation.command {
         Command::Check => Version::V0_4_0,
@@ -30,14 +43,7 @@ pub(crate) async fn run(invocation: &Invocation, input: &[u8]) -> Result<Option<
             format!("{:?} came with version {since}, cniVersion is {}", invocation.command, config.version);
         return Err(Failure::new(code::VERSION, message));
     }
-    match invocation.command {
-        Command::Add => add::run(invocation, &config).await.map(Some),
-        Command::Del => del::run(invocation, &config).await.map(|()| None),
-        Command::Check => check::run(invocation, &config).await.map(|()| None),
-        Command::Gc => gc::run(&config).await.map(|()| None),
-        Command::Status => status::run(&config).await.map(|()| None),
-        Command::Version => Ok(Some(crate::spec::version_answer(config.version))),
-    }
+    Ok(config)
 }
 
 fn store(config: &Config) -> Result<Store, Failure> {
