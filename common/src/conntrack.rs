@@ -57,6 +57,18 @@ impl CtKey {
     }
 }
 
+impl CtKey {
+    /// Which row of a small table is this connection's, in its low bits.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        // The ports are what differs between the connections of two ends, and the last words of the addresses.
+        let ports = u32::from(self.low_port.to_host()) << 16 | u32::from(self.high_port.to_host());
+        let mixed = (ports ^ self.low.0[3].rotate_left(7) ^ self.high.0[3]).wrapping_mul(0x9e37_79b1);
+        // Fibonacci hashing: the top bits are the well-mixed ones.
+        mixed >> 16
+    }
+}
+
 /// Any total order will do, as long as both directions agree; addresses mostly differ in their last word.
 #[inline(always)]
 fn source_is_low(source: &Addr, destination: &Addr, source_port: Be16, destination_port: Be16) -> bool {
@@ -102,11 +114,53 @@ impl CtEntry {
     pub const FROM_NODE: u32 = 64;
     /// TCP said goodbye in both directions, or was reset: only repetitions are still to come.
     pub const CLOSED: u32 = 128;
+    /// The entry stands in `CT_HALF`.
+    pub const OVERFLOWED: u32 = 256;
 
     /// The lower end began the connection.
     #[inline(always)]
     pub fn is_from_low(&self) -> bool {
         self.flags & Self::FROM_LOW != 0
+    }
+}
+
+/// What is kept of a connection that has ended, in a table without locks: whoever hashes alike overwrites it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedRow {
+    pub key: CtKey,
+    pub entry: CtEntry,
+    /// Follows from the other two. Halves of two rows, written by two CPUs at once, do not pass for one.
+    pub check: u64,
+}
+
+const _: () = assert!(size_of::<ClosedRow>() == 72 && align_of::<ClosedRow>() == 8);
+
+impl ClosedRow {
+    /// Never 0, which is what an empty row has.
+    #[inline(always)]
+    pub fn check(key: &CtKey, entry: &CtEntry) -> u64 {
+        let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let ports = pair(
+            u32::from(key.low_port.to_host()) << 16 | u32::from(key.high_port.to_host()),
+            u32::from(key.protocol),
+        );
+        let words = [
+            pair(key.low.0[0], key.low.0[1]),
+            pair(key.low.0[2], key.low.0[3]),
+            pair(key.high.0[0], key.high.0[1]),
+            pair(key.high.0[2], key.high.0[3]),
+            ports,
+            entry.expires_ns,
+            pair(entry.epoch, entry.flags),
+            pair(entry.low_ifindex, entry.high_ifindex),
+        ];
+        let mut check = 0x9e37_79b9_7f4a_7c15;
+        for word in words {
+            check = (check ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            check ^= check >> 32;
+        }
+        check | 1
     }
 }
 

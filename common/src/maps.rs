@@ -1,9 +1,11 @@
 //! Map names, capacities and what they cost.
 
 /// Pins live under a folder of this name. Raised whenever old pins cannot be read any more.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 pub const CONFIG: &str = "CONFIG";
+/// What the programs keep in mind about the node as a whole.
+pub const LOAD: &str = "LOAD";
 /// Address of a pod of this node -> `EndpointRow`.
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Address of a pod anywhere -> `ClassId`.
@@ -13,12 +15,12 @@ pub const CIDRS: &str = "CIDRS";
 pub const RULES: &str = "RULES";
 pub const SERVICES: &str = "SERVICES";
 pub const BACKENDS: &str = "BACKENDS";
-/// Connections that have seen a reply.
+/// Connections.
 pub const CT: &str = "CT";
-/// Connections that have not: an LRU of its own, so that a flood of SYNs evicts only its like.
+/// Connections without a reply beyond those that `CT` has room for: an LRU, in which a flood of SYNs evicts only its like.
 pub const CT_HALF: &str = "CT_HALF";
-/// Connections that have ended, for what still comes of them: repeated FINs. An LRU, and small, so that it stays in the
-/// processor's cache; under thousands of ends a second it remembers the latest.
+/// Connections that have ended, for what still comes of them: repeated FINs. Small, so that it stays in the processor's
+/// cache; under thousands of ends a second it remembers the latest.
 pub const CT_CLOSED: &str = "CT_CLOSED";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const FLOWS: &str = "FLOWS";
@@ -33,7 +35,10 @@ pub const RULES_CAPACITY: u32 = 1 << 20;
 pub const SERVICES_CAPACITY: u32 = 1 << 16;
 pub const BACKENDS_CAPACITY: u32 = 1 << 18;
 pub const CT_CAPACITY: u32 = 1 << 18;
+/// What part of `CT` connections without a reply may have.
+pub const CT_HALF_OPEN_PART: u32 = 16;
 pub const CT_HALF_CAPACITY: u32 = 1 << 14;
+/// A power of two.
 pub const CT_CLOSED_CAPACITY: u32 = 1 << 11;
 pub const FRAGMENTS_CAPACITY: u32 = 1 << 12;
 pub const FLOWS_BYTES: u32 = 1 << 20;

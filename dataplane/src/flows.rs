@@ -1,7 +1,7 @@
 //! Flow events out of the ring buffer, in batches.
 //!
-//! The programs wake the reader at most every 10 ms; after a wake-up the reader drains once more a little later, so that
-//! the last events of a burst do not wait for the next one.
+//! The programs wake the reader with the first event after a pause of 10 ms. From then on it drains by itself, until it has
+//! found nothing for longer than that: events that come in a stream cost no wake-ups.
 
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use tokio::io::unix::AsyncFd;
 use crate::error::Error;
 use crate::pin::Pins;
 
-/// As long as the programs leave the reader alone at least (`ebpf/src/report.rs`).
-const WAKE_INTERVAL: Duration = Duration::from_millis(10);
+/// Longer than the pause after which the programs wake the reader (`ebpf/src/report.rs`): nothing comes between the last
+/// drain and the pause that a wake-up ends.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 
 pub struct FlowReader {
     ring: AsyncFd<RingBuf<MapData>>,
@@ -37,7 +38,7 @@ impl FlowReader {
     pub async fn next(&mut self) -> Result<Vec<FlowEvent>, Error> {
         loop {
             if self.drain_again {
-                tokio::time::sleep(WAKE_INTERVAL).await;
+                tokio::time::sleep(DRAIN_INTERVAL).await;
                 self.drain_again = false;
             } else {
                 let mut guard = self.ring.readable().await.map_err(Error::Flows)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
 use aya::programs::{CgroupSockAddr, SchedClassifier};
 use aya::{EbpfLoader, include_bytes_aligned};
 use common::maps as names;
@@ -49,8 +50,10 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
     let adopted = pins.map(names::CONFIG).exists();
     let maps_folder = pins.maps();
     let has_set_retval = u32::from(kernel_at_least(5, 18));
+    let half_open_limit = connections_capacity(&pins, &options.capacities)? / names::CT_HALF_OPEN_PART;
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(&maps_folder).override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    loader.override_global("HALF_OPEN_LIMIT", &half_open_limit, true);
     for (map, entries) in &options.capacities.0 {
         loader.map_max_entries(map, *entries);
     }
@@ -71,6 +74,17 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
         Dataplane { ebpf, maps, pins, hook: options.hook, adopted, tables, unsettled: BTreeSet::new() };
     attach::replace_programs(&mut dataplane)?;
     Ok(dataplane)
+}
+
+/// Of the pinned table if there is one, else of the one that will be made.
+fn connections_capacity(pins: &Pins, capacities: &Capacities) -> Result<u32, Error> {
+    let pin = pins.map(names::CT);
+    if pin.exists() {
+        let info = MapInfo::from_pin(pin).map_err(Error::map("ask about", names::CT))?;
+        return Ok(info.max_entries());
+    }
+    let chosen = capacities.0.iter().find(|(map, _)| *map == names::CT);
+    Ok(chosen.map_or(names::CT_CAPACITY, |(_, entries)| *entries))
 }
 
 pub(crate) fn classifier<'a>(

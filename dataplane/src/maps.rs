@@ -131,7 +131,6 @@ impl Maps {
         self.update_config(|config| config.generation += 1)
     }
 
-    /// The programs write two time stamps of this row, which may be lost here: they only space out wake-ups and sweeps.
     fn update_config(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), Error> {
         let mut config = self.config()?;
         change(&mut config);

@@ -68,7 +68,7 @@ pub(crate) fn decide(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
         packet.protocol,
     ));
     if !starts_anew(packet.protocol, packet.tcp_flags)
-        && let Some(entry) = connections::find(&sighting.key, sighting.now_ns)
+        && let Some(entry) = connections::find(&sighting.key, &mut sighting.entry, sighting.now_ns)
     {
         let verdict = established(sighting, entry);
         if verdict.is_given() {
@@ -140,7 +140,7 @@ fn judge_again(sighting: &mut Sighting, entry: *mut CtEntry) -> bool {
     judge(&sighting.key, from_low, flags, &mut sighting.judgement);
     let judgement = &sighting.judgement;
     if judgement.denied != 0 && judgement.kept == 0 {
-        connections::forget(&sighting.key);
+        connections::forget(&sighting.key, flags);
         report::emit(sighting, DropReason::PolicyDenied as u8, judgement.denied);
         return false;
     }

@@ -1,7 +1,7 @@
 //! The kernel programs. This file holds doorways only: one parse, one decision, one report each.
 //!
 //! Programs are named for the pod's side: tc *ingress* on the host's side of a veth pair is what comes *from* the pod.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "a key or value given to a map by value is copied to the stack first, and the stack has 512 bytes"

@@ -4,8 +4,8 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use common::config::Config;
-use common::conntrack::{CtEntry, CtKey};
+use common::config::{Config, Load};
+use common::conntrack::{ClosedRow, CtEntry, CtKey};
 use common::endpoint::EndpointRow;
 use common::fragment::{FragmentKey, FragmentRow};
 use common::id::ClassId;
@@ -15,11 +15,14 @@ use common::rules::{RuleKey, RuleRow};
 use common::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
 use common::verdict::counter;
 
+use crate::route::{self, Route};
 use crate::shortcut::{self, Shortcut};
 use crate::sighting::Sighting;
 
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map]
+pub(crate) static LOAD: Array<Load> = Array::pinned(1, 0);
 
 // Tables grow with what they hold: a node with ten pods does not pay for a thousand.
 #[map]
@@ -42,7 +45,7 @@ pub(crate) static CT: HashMap<CtKey, CtEntry> = HashMap::pinned(sizes::CT_CAPACI
 #[map]
 pub(crate) static CT_HALF: LruHashMap<CtKey, CtEntry> = LruHashMap::pinned(sizes::CT_HALF_CAPACITY, 0);
 #[map]
-pub(crate) static CT_CLOSED: LruHashMap<CtKey, CtEntry> = LruHashMap::pinned(sizes::CT_CLOSED_CAPACITY, 0);
+pub(crate) static CT_CLOSED: Array<ClosedRow> = Array::pinned(sizes::CT_CLOSED_CAPACITY, 0);
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRow> =
     LruHashMap::pinned(sizes::FRAGMENTS_CAPACITY, 0);
@@ -58,10 +61,17 @@ pub(crate) static COUNTERS: PerCpuArray<counter::Cell> = PerCpuArray::pinned(cou
 #[map]
 pub(crate) static SIGHTINGS: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0);
 
-/// What each CPU decided lately; not pinned, as it is good for a moment only.
+/// What each CPU decided lately, and by which routes; not pinned, as it is good for a moment only.
 #[map]
 pub(crate) static SHORTCUTS: PerCpuArray<Shortcut> = PerCpuArray::with_max_entries(shortcut::SLOTS, 0);
+
+#[map]
+pub(crate) static ROUTES: PerCpuArray<Route> = PerCpuArray::with_max_entries(route::SLOTS, 0);
 
 /// Whether `bpf_set_retval` exists (kernel 5.18). Set by the loader; frozen, so the verifier never sees the other branch.
 #[unsafe(no_mangle)]
 pub(crate) static HAS_SET_RETVAL: u32 = 0;
+
+/// How many connections without a reply `CT` may hold. Set by the loader, which knows the capacity of `CT`.
+#[unsafe(no_mangle)]
+pub(crate) static HALF_OPEN_LIMIT: u32 = 0;

@@ -23,7 +23,7 @@ pub(crate) fn is_related(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
     };
     found
         && sighting.quoted_source.difference(&sighting.packet.destination) == 0
-        && connections::find(&sighting.quoted, sighting.now_ns).is_some()
+        && connections::find(&sighting.quoted, &mut sighting.entry, sighting.now_ns).is_some()
 }
 
 #[inline(always)]

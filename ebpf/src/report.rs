@@ -2,15 +2,16 @@
 
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use common::config::Config;
+use common::config::{Config, Load};
 use common::flow::FlowEvent;
 use common::verdict::counter;
 
-use crate::maps::{CONFIG, COUNTERS, FLOWS};
+use crate::maps::{CONFIG, COUNTERS, FLOWS, LOAD};
 use crate::sighting::Sighting;
 
-/// How long the reader of flow events is left alone at least. Waking it costs more than the event; it drains all there is.
-const WAKE_INTERVAL_NS: u64 = 10_000_000;
+/// The reader of flow events is woken by the first after a pause of this length. It drains what comes after that by itself,
+/// until it finds nothing for twice as long (`dataplane/src/flows.rs`): waking it costs more than the event.
+const PAUSE_NS: u64 = 10_000_000;
 
 /// Counts one packet under a reason or a slot of [`counter`].
 #[inline(always)]
@@ -36,6 +37,11 @@ pub(crate) fn count_many(slot: u8, n: u64) {
 #[inline(always)]
 pub(crate) fn config() -> Option<*mut Config> {
     CONFIG.get_ptr_mut(0)
+}
+
+#[inline(always)]
+pub(crate) fn load() -> Option<*mut Load> {
+    LOAD.get_ptr_mut(0)
 }
 
 /// Puts one event into the ring; what does not fit is counted.
@@ -77,14 +83,8 @@ pub(crate) fn emit(sighting: &Sighting, reason: u8, direction: u8) {
 /// Two CPUs may both decide to wake the reader: harmless.
 #[inline(always)]
 fn wake_flags(now_ns: u64) -> u64 {
-    if let Some(config) = config() {
-        // SAFETY: a pointer into the only row of an array map, which is never freed.
-        unsafe {
-            if now_ns.wrapping_sub((*config).flow_wake_ns) > WAKE_INTERVAL_NS {
-                (*config).flow_wake_ns = now_ns;
-                return u64::from(BPF_RB_FORCE_WAKEUP);
-            }
-        }
-    }
-    u64::from(BPF_RB_NO_WAKEUP)
+    let Some(load) = load() else { return u64::from(BPF_RB_FORCE_WAKEUP) };
+    // SAFETY: a pointer into the only row of an array map, which is never freed.
+    let last_ns = unsafe { core::mem::replace(&mut (*load).flow_event_ns, now_ns) };
+    u64::from(if now_ns.wrapping_sub(last_ns) > PAUSE_NS { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }

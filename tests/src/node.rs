@@ -270,6 +270,11 @@ impl Node {
         *self.events().last().expect("a batch is never empty")
     }
 
+    /// Where a map is pinned.
+    pub fn map_pin(&self, map: &str) -> PathBuf {
+        self.options.pins.join(format!("layout-{LAYOUT_VERSION}/maps")).join(map)
+    }
+
     /// Where a tcx link is pinned (`dataplane/src/pin.rs`).
     pub fn link_pin(&self, program: &str, pod: Party) -> PathBuf {
         let folder = format!("layout-{}/links", LAYOUT_VERSION);

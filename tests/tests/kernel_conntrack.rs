@@ -5,7 +5,7 @@ use common::id::{ClassId, RuleId, RuleSetId};
 use common::maps;
 use common::net::protocol::{SCTP, TCP, UDP};
 use common::verdict::Direction::{Egress, Ingress};
-use common::verdict::DropReason::{CtFull, PolicyDenied, Spoofed};
+use common::verdict::DropReason::{PolicyDenied, Spoofed};
 use common::verdict::PassReason::{Established, Node as NodeItself, Open, Rule};
 use tests::frame::{Flow, echo_reply, echo_request, sctp, tcp, udp};
 use tests::node::{A, B, FAMILIES, NODE, Node, REMOTE, STRANGER, dropped, onward, redirected};
@@ -250,41 +250,6 @@ fn replies_leave_as_requests_came() {
     let flow = tcp(A.v4.into(), B.v4.into(), 80).from_port(40009);
     assert_eq!(node.forwarded(B, &flow.syn()), onward(Rule));
     assert_eq!(node.from_pod(B, &flow.back().syn_ack()), onward(Established));
-}
-
-#[test]
-fn a_flood_of_syns_evicts_no_established_connection() {
-    let mut node = Node::with_capacities(&[(maps::CT_HALF, 64)]);
-    let flow = tcp(A.v4.into(), B.v4.into(), 80);
-    assert_eq!(node.from_pod(A, &flow.syn()), redirected(Open));
-    assert_eq!(node.from_pod(B, &flow.back().syn_ack()), redirected(Established));
-    for port in 1001..=3000 {
-        assert_eq!(node.from_pod(A, &tcp(A.v4.into(), B.v4.into(), port).syn()), redirected(Open));
-    }
-    node.isolate(A, Ingress, CLOSED);
-    node.isolate(B, Ingress, CLOSED);
-    assert_eq!(node.from_pod(A, &flow.data()), redirected(Established));
-    assert_eq!(node.from_pod(B, &flow.back().data()), redirected(Established));
-}
-
-#[test]
-fn a_full_table_drops_new_connections_at_their_first_reply_and_old_ones_live() {
-    let mut node = Node::with_capacities(&[(maps::CT, 4)]);
-    let flows: Vec<Flow> = (0..5).map(|n| tcp(A.v4.into(), B.v4.into(), 80).from_port(40000 + n)).collect();
-    for flow in &flows[..4] {
-        assert_eq!(node.from_pod(A, &flow.syn()), redirected(Open));
-        assert_eq!(node.from_pod(B, &flow.back().syn_ack()), redirected(Established));
-    }
-    assert_eq!(node.from_pod(A, &flows[4].syn()), redirected(Open));
-    assert_eq!(node.from_pod(B, &flows[4].back().syn_ack()), dropped(CtFull));
-    assert_eq!(node.last_event().reason, CtFull as u8);
-    for flow in &flows[..4] {
-        assert_eq!(node.from_pod(A, &flow.data()), redirected(Established));
-        assert_eq!(node.from_pod(B, &flow.back().data()), redirected(Established));
-    }
-    // One ends: there is room, and the retransmission passes.
-    assert_eq!(node.from_pod(A, &flows[0].rst()), redirected(Established));
-    assert_eq!(node.from_pod(B, &flows[4].back().syn_ack()), redirected(Established));
 }
 
 #[test]
