@@ -44,15 +44,15 @@ impl Cidr {
 pub(crate) struct BlockTrie {
     /// For each prefix that any block speaks of, the blocks that contain all of it. In order of address as a number (the
     /// words of an [`Addr`] are not in order), then of length.
-    prefixes: BTreeMap<(u128, u32), Vec<usize>>,
+    prefixes: BTreeMap<(u128, u32), Vec<u32>>,
     /// The lengths that occur, longest first.
     lengths: Vec<u32>,
 }
 
 impl BlockTrie {
     /// `blocks` are known by the numbers beside them.
-    pub(crate) fn new<'a>(blocks: impl IntoIterator<Item = (usize, &'a Block)>) -> Self {
-        let mut begins: BTreeMap<(u128, u32), (Vec<usize>, BTreeSet<usize>)> = BTreeMap::new();
+    pub(crate) fn new<'a>(blocks: impl IntoIterator<Item = (u32, &'a Block)>) -> Self {
+        let mut begins: BTreeMap<(u128, u32), (Vec<u32>, BTreeSet<u32>)> = BTreeMap::new();
         for (number, block) in blocks {
             begins.entry(Cidr::new(block.cidr).ordered()).or_default().0.push(number);
             for except in &block.except {
@@ -65,7 +65,7 @@ impl BlockTrie {
             begins.entry(ipv4.ordered()).or_default();
         }
         // In this order the innermost block around a prefix is the last one passed that contains it.
-        let mut prefixes: BTreeMap<(u128, u32), Vec<usize>> = BTreeMap::new();
+        let mut prefixes: BTreeMap<(u128, u32), Vec<u32>> = BTreeMap::new();
         let mut around: Vec<Cidr> = Vec::new();
         for (key, (begun, left)) in begins {
             let cidr = Cidr::from_ordered(key);
@@ -74,7 +74,7 @@ impl BlockTrie {
             }
             let inherited =
                 around.last().filter(|_| cidr != ipv4).and_then(|outer| prefixes.get(&outer.ordered()));
-            let mut inside: Vec<usize> =
+            let mut inside: Vec<u32> =
                 inherited.into_iter().flatten().copied().filter(|number| !left.contains(number)).collect();
             inside.extend(begun);
             inside.sort_unstable();
@@ -86,14 +86,20 @@ impl BlockTrie {
     }
 
     /// The numbers of the blocks that the address lies in, in order.
-    pub(crate) fn lookup(&self, addr: Addr) -> &[usize] {
-        let found =
-            self.lengths.iter().find_map(|bits| self.prefixes.get(&Cidr::around(addr, *bits).ordered()));
-        found.map_or(&[], Vec::as_slice)
+    pub(crate) fn lookup(&self, addr: Addr) -> &[u32] {
+        self.innermost(addr).map_or(&[], |(_, blocks)| blocks)
+    }
+
+    /// The longest prefix that any block speaks of around the address, and the blocks that contain it.
+    pub(crate) fn innermost(&self, addr: Addr) -> Option<(Cidr, &[u32])> {
+        self.lengths.iter().find_map(|bits| {
+            let cidr = Cidr::around(addr, *bits);
+            self.prefixes.get(&cidr.ordered()).map(|blocks| (cidr, blocks.as_slice()))
+        })
     }
 
     /// Every prefix with the blocks that contain it, outer ones before inner ones.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Cidr, &[usize])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Cidr, &[u32])> {
         self.prefixes.iter().map(|(key, blocks)| (Cidr::from_ordered(*key), blocks.as_slice()))
     }
 }

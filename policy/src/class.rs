@@ -5,6 +5,7 @@
 //! matches, each with that number. Pods that no rule in use tells apart are of one class, whatever labels they carry.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use common::id::ClassId;
 use common::net::Addr;
@@ -27,43 +28,99 @@ pub(crate) struct Term {
 /// The terms in use, numbered as they come.
 #[derive(Debug, Default)]
 pub(crate) struct Terms {
-    numbers: BTreeMap<Term, usize>,
-    /// By number: the term and the id of its content.
-    list: Vec<(Term, u64)>,
+    numbers: HashMap<Arc<Term>, u32>,
+    /// By number.
+    list: Vec<Option<KnownTerm>>,
+    /// Numbers that nobody has.
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct KnownTerm {
+    term: Arc<Term>,
+    /// Of its content: unlike its number, it is the same on every node.
+    id: u64,
+    /// How many rule sets have it, as far as they say so.
+    users: u32,
 }
 
 impl Terms {
-    pub(crate) fn intern(&mut self, term: Term) -> usize {
+    pub(crate) fn intern(&mut self, term: Term) -> u32 {
         if let Some(number) = self.numbers.get(&term) {
             return *number;
         }
-        let number = self.list.len();
         let peer = term.peer.as_ref().map_or_else(|| "everyone".to_owned(), ToString::to_string);
         let id = content_id("term", &format!("{peer} {:?}", term.named));
-        self.numbers.insert(term.clone(), number);
-        self.list.push((term, id));
+        let term = Arc::new(term);
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.list.push(None);
+            // There are fewer terms than bytes to write them with.
+            (self.list.len() - 1) as u32
+        });
+        self.numbers.insert(Arc::clone(&term), number);
+        self.list[number as usize] = Some(KnownTerm { term, id, users: 0 });
         number
     }
 
-    /// The id of a term's content: unlike its number, it is the same on every node.
-    pub(crate) fn id(&self, number: usize) -> u64 {
-        self.list[number].1
+    /// The id of a term's content. Zero for a number that nobody has.
+    pub(crate) fn id(&self, number: u32) -> u64 {
+        self.known(number).map_or(0, |known| known.id)
+    }
+
+    pub(crate) fn term(&self, number: u32) -> Option<&Arc<Term>> {
+        self.known(number).map(|known| &known.term)
+    }
+
+    /// How many use it now. One more, or one less.
+    pub(crate) fn users(&mut self, number: u32) -> Option<&mut u32> {
+        self.list.get_mut(number as usize)?.as_mut().map(|known| &mut known.users)
+    }
+
+    /// Gives the number of a term away that nobody uses.
+    pub(crate) fn free(&mut self, number: u32) {
+        if let Some(known) = self.list.get_mut(number as usize).and_then(Option::take) {
+            self.numbers.remove(&known.term);
+            self.free.push(number);
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Term>)> {
+        (0..).zip(&self.list).filter_map(|(number, known)| Some((number, &known.as_ref()?.term)))
+    }
+
+    /// Those that somebody says to use.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (u32, &Arc<Term>)> {
+        self.iter().filter(|(number, _)| self.known(*number).is_some_and(|known| known.users > 0))
+    }
+
+    fn known(&self, number: u32) -> Option<&KnownTerm> {
+        self.list.get(number as usize)?.as_ref()
     }
 }
 
 /// One term that an address matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Match {
-    pub term: usize,
+    pub term: u32,
     /// The peer's number for the term's port name; 0 for a term without.
     pub port: u16,
+}
+
+/// The id of the class of everything that matches these terms and no others. In order, each once.
+pub(crate) fn class_id(terms: &Terms, matches: &[Match]) -> ClassId {
+    if matches.is_empty() {
+        return ClassId::NONE;
+    }
+    let mut content: Vec<(u64, u16)> = matches.iter().map(|m| (terms.id(m.term), m.port)).collect();
+    content.sort_unstable();
+    ClassId::new(content_id("class", &format!("{content:x?}")))
 }
 
 /// The classes in use.
 #[derive(Debug, Default)]
 pub(crate) struct Classes {
     ids: HashMap<Vec<Match>, ClassId>,
-    by_term: HashMap<usize, Vec<(ClassId, Vec<Match>)>>,
+    by_term: HashMap<u32, Vec<(ClassId, Vec<Match>)>>,
 }
 
 impl Classes {
@@ -76,9 +133,7 @@ impl Classes {
         if let Some(id) = self.ids.get(&matches) {
             return *id;
         }
-        let mut content: Vec<(u64, u16)> = matches.iter().map(|m| (terms.id(m.term), m.port)).collect();
-        content.sort_unstable();
-        let id = ClassId::new(content_id("class", &format!("{content:x?}")));
+        let id = class_id(terms, &matches);
         for m in &matches {
             self.by_term.entry(m.term).or_default().push((id, matches.clone()));
         }
@@ -87,7 +142,7 @@ impl Classes {
     }
 
     /// Every class with one of these terms.
-    pub(crate) fn with_terms(&self, terms: impl Iterator<Item = usize>) -> BTreeMap<ClassId, &[Match]> {
+    pub(crate) fn with_terms(&self, terms: impl Iterator<Item = u32>) -> BTreeMap<ClassId, &[Match]> {
         terms
             .filter_map(|term| self.by_term.get(&term))
             .flatten()
@@ -107,22 +162,22 @@ pub(crate) struct Matcher<'a> {
     namespaces: HashMap<String, AnchorIndex<'a>>,
 }
 
-type PeerTerm<'a> = (usize, Option<(&'a str, u8)>);
+type PeerTerm<'a> = (u32, Option<(&'a str, u8)>);
 
 impl<'a> Matcher<'a> {
     pub(crate) fn new(terms: &'a Terms, world: &'a World) -> Self {
         let mut by_peer: BTreeMap<Option<&Peer>, Vec<PeerTerm<'_>>> = BTreeMap::new();
-        for (number, (term, _)) in terms.list.iter().enumerate() {
+        for (number, term) in terms.iter() {
             let named = term.named.as_ref().map(|(name, protocol)| (name.as_str(), *protocol));
             by_peer.entry(term.peer.as_ref()).or_default().push((number, named));
         }
         let everyone = by_peer.remove(&None).unwrap_or_default();
         let peers: Vec<_> = by_peer.into_iter().filter_map(|(peer, terms)| Some((peer?, terms))).collect();
-        let blocks = peers.iter().enumerate().filter_map(|(number, (peer, _))| match peer {
+        let blocks = (0..).zip(&peers).filter_map(|(number, (peer, _))| match peer {
             Peer::Block(block) => Some((number, block)),
             Peer::Pods { .. } => None,
         });
-        let blocks = BlockTrie::new(blocks.collect::<Vec<(usize, &Block)>>());
+        let blocks = BlockTrie::new(blocks.collect::<Vec<(u32, &Block)>>());
         Self { world, peers, everyone, blocks, namespaces: HashMap::new() }
     }
 
@@ -131,8 +186,8 @@ impl<'a> Matcher<'a> {
     }
 
     /// What an address matches that is no pod's, given the blocks that it lies in.
-    pub(crate) fn of_blocks(&self, blocks: &[usize]) -> Vec<Match> {
-        let terms = blocks.iter().flat_map(|number| &self.peers[*number].1);
+    pub(crate) fn of_blocks(&self, blocks: &[u32]) -> Vec<Match> {
+        let terms = blocks.iter().flat_map(|number| &self.peers[*number as usize].1);
         terms.filter(|(_, named)| named.is_none()).map(|(term, _)| Match { term: *term, port: 0 }).collect()
     }
 
@@ -142,7 +197,7 @@ impl<'a> Matcher<'a> {
             self.namespaces.insert(pod.namespace.clone(), self.index(&pod.namespace));
         }
         let peers = self.namespaces[&pod.namespace].matching(&pod.labels);
-        let peers = peers.into_iter().chain(self.blocks.lookup(addr).iter().copied());
+        let peers = peers.into_iter().chain(self.blocks.lookup(addr).iter().map(|number| *number as usize));
         let terms = peers.flat_map(|number| &self.peers[number].1).chain(&self.everyone);
         let matches = terms.filter_map(|(term, named)| {
             let port = match named {

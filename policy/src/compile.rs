@@ -155,7 +155,8 @@ fn classify(world: &World, terms: &Terms, tables: &mut Tables) -> Classes {
     classes
 }
 
-fn unknown_pod(attached: &Attached) -> Option<Warning> {
+/// What is said of an attachment whose pod the API has never shown.
+pub(crate) fn unknown_pod(attached: &Attached) -> Option<Warning> {
     let pod = attached.attachment.pod.as_ref().filter(|_| attached.pod.is_none())?;
     Some(Warning {
         object: format!("Pod {}/{}", pod.namespace, pod.name),
@@ -167,9 +168,8 @@ fn unknown_pod(attached: &Attached) -> Option<Warning> {
     })
 }
 
-/// Namespaces that objects live in and nobody declared. Those that every cluster has need no declaration.
+/// Namespaces that objects live in and nobody declared.
 fn undeclared_namespaces(world: &World) -> impl Iterator<Item = Warning> {
-    const EVERYWHERE: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
     let pods = world.pods().map(|pod| (pod.namespace.as_str(), "Pod", pod.name.as_str()));
     let policies = world
         .policies
@@ -177,11 +177,24 @@ fn undeclared_namespaces(world: &World) -> impl Iterator<Item = Warning> {
         .map(|policy| (policy.namespace.as_str(), "NetworkPolicy", policy.name.as_str()));
     let mut first: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
     for (namespace, kind, name) in pods.chain(policies) {
-        if !world.namespaces.contains_key(namespace) && !EVERYWHERE.contains(&namespace) {
-            first.entry(namespace).or_insert((kind, name));
-        }
+        first.entry(namespace).or_insert((kind, name));
     }
-    first.into_iter().map(|(namespace, (kind, name))| Warning {
+    first
+        .into_iter()
+        .filter_map(|(namespace, (kind, name))| undeclared_namespace(world, namespace, kind, name))
+}
+
+/// What is said of a namespace in which this object lives and which nobody declared. Those that every cluster has need no
+/// declaration.
+pub(crate) fn undeclared_namespace(
+    world: &World,
+    namespace: &str,
+    kind: &str,
+    name: &str,
+) -> Option<Warning> {
+    const EVERYWHERE: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+    let declared = world.namespaces.contains_key(namespace) || EVERYWHERE.contains(&namespace);
+    (!declared).then(|| Warning {
         object: format!("{kind} {namespace}/{name}"),
         field: "metadata.namespace".to_owned(),
         message: format!(

@@ -36,7 +36,7 @@ pub(crate) struct PodFacts {
     pub finished: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NamedPort {
     pub name: String,
     pub protocol: u8,

@@ -18,10 +18,13 @@ pub mod oracle;
 pub mod tables;
 pub mod world;
 
+mod changes;
 mod cidr;
 mod class;
 mod compile;
+mod compiler;
 mod convert;
+mod dirty;
 mod facts;
 mod id;
 mod model;
@@ -34,6 +37,7 @@ mod services;
 mod warning;
 
 pub use compile::{Compiled, compile};
+pub use compiler::{Compiler, Retired, Update};
 pub use lookup::{Answer, Flow, Judgement};
 pub use names::{Names, RuleName, RuleSetName};
 pub use object::{Kind, Object, ObjectKey};

@@ -22,20 +22,38 @@
 //! answers to a class follows from the two. Where several events meet in one plan (the agent drains its queue), a flow
 //! between two things that changed may be answered by the old half of one and the new half of the other.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::id::{ClassId, RuleSetId};
-use common::net::{Addr, Be16};
+use common::net::Addr;
 use common::rules::{RuleKey, RuleRow};
 
+use crate::changes::{Changes, View};
 use crate::id::content_id;
 use crate::tables::{Cidr, MapOp, RulePrefix, Tables};
 
 /// The writes that turn `actual` into `desired`; see the module for what holds in between.
 pub fn plan(actual: &Tables, desired: &Tables) -> Vec<MapOp> {
-    let mut plan = Plan { now: actual.clone(), desired, ops: Vec::new() };
-    plan.clear_unreachable();
-    let moves = Moves::new(&plan.now, desired);
+    order(actual, &Changes::between(actual, desired), Leftovers::Possible)
+}
+
+/// Whether a plan that was cut short may have left rows behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    Possible,
+    /// Every row of `actual` is one that some compilation wanted.
+    None,
+}
+
+/// The writes that carry out `changes`, each of which is one.
+pub(crate) fn order(actual: &Tables, changes: &Changes, leftovers: Leftovers) -> Vec<MapOp> {
+    let mut plan =
+        Plan { actual, changes, now: Changes::default(), ops: Vec::new(), lengths: OnceCell::new() };
+    if leftovers == Leftovers::Possible {
+        plan.clear_unreachable();
+    }
+    let moves = plan.moves();
     let transitions = plan.transitions(&moves);
 
     plan.write_rules(&transitions);
@@ -58,9 +76,12 @@ type Transitions = BTreeMap<(ClassId, ClassId), ClassId>;
 
 /// The plan so far, and what the maps hold after it.
 struct Plan<'a> {
-    now: Tables,
-    desired: &'a Tables,
+    actual: &'a Tables,
+    changes: &'a Changes,
+    /// What the plan has done to `actual` so far.
+    now: Changes,
     ops: Vec<MapOp>,
+    lengths: OnceCell<Vec<u32>>,
 }
 
 /// The addresses and blocks of which the class changes.
@@ -71,51 +92,63 @@ struct Moves {
     pairs: BTreeSet<(ClassId, ClassId)>,
 }
 
-impl Moves {
-    fn new(actual: &Tables, desired: &Tables) -> Self {
-        let peers: BTreeMap<_, _> = actual
-            .peers
-            .keys()
-            .chain(desired.peers.keys())
-            .filter(|addr| actual.peers.get(addr) != desired.peers.get(addr))
-            .map(|addr| (*addr, (actual.class(*addr), desired.class(*addr))))
-            .collect();
-        // A row may stay as it is while what lies around it moves; then it is no move of its own.
-        let cidrs: BTreeMap<_, _> = actual
-            .cidrs
-            .keys()
-            .chain(desired.cidrs.keys())
-            .filter(|cidr| actual.cidrs.get(cidr) != desired.cidrs.get(cidr))
-            .map(|cidr| (*cidr, (actual.class_of_block(*cidr), desired.class_of_block(*cidr))))
-            .collect();
-        let pairs = peers.values().chain(cidrs.values()).copied().filter(|(old, new)| old != new).collect();
-        Self { peers, cidrs, pairs }
+impl<'a> Plan<'a> {
+    fn now(&self) -> View<'_> {
+        View { tables: self.actual, changes: &self.now }
     }
-}
 
-impl Plan<'_> {
+    fn desired(&self) -> View<'a> {
+        View { tables: self.actual, changes: self.changes }
+    }
+
+    /// The lengths that blocks have, or are to have, the longest first.
+    fn lengths(&self) -> &[u32] {
+        self.lengths.get_or_init(|| {
+            let cidrs = self.actual.cidrs.keys().chain(self.changes.cidrs.keys());
+            let lengths: BTreeSet<u32> = cidrs.map(|cidr| cidr.bits).collect();
+            lengths.into_iter().rev().collect()
+        })
+    }
+
     fn push(&mut self, op: MapOp) {
         self.now.apply(&op);
         self.ops.push(op);
     }
 
+    fn moves(&self) -> Moves {
+        let (now, desired) = (self.now(), self.desired());
+        let lengths =
+            if self.changes.peers.is_empty() && self.changes.cidrs.is_empty() { &[] } else { self.lengths() };
+        let classes = |addr: &Addr| (now.class(*addr, lengths), desired.class(*addr, lengths));
+        let peers: BTreeMap<_, _> = self.changes.peers.keys().map(|addr| (*addr, classes(addr))).collect();
+        // A row may stay as it is while what lies around it moves; then it is no move of its own.
+        let classes =
+            |cidr: &Cidr| (now.class_of_block(*cidr, lengths), desired.class_of_block(*cidr, lengths));
+        let cidrs: BTreeMap<_, _> = self.changes.cidrs.keys().map(|cidr| (*cidr, classes(cidr))).collect();
+        let pairs = peers.values().chain(cidrs.values()).copied().filter(|(old, new)| old != new).collect();
+        Moves { peers, cidrs, pairs }
+    }
+
     /// What a plan that was cut short wrote for rule sets and classes that came into no use.
     fn clear_unreachable(&mut self) {
-        let (sets, classes) = (used_sets(&self.now), used_classes(&self.now));
-        let stale = self.now.rules.iter().filter(|(prefix, row)| {
+        let sets = self.now().used_sets();
+        let peers = self.actual.peers.values().chain(self.actual.cidrs.values());
+        let classes: BTreeSet<ClassId> = peers.copied().chain([ClassId::ANY]).collect();
+        let stale = self.changes.rules.keys().filter(|prefix| {
             let reachable = sets.contains(&prefix.key.rule_set) && classes.contains(&prefix.key.class);
-            !reachable && self.desired.rules.get(prefix) != Some(row)
+            !reachable && self.actual.rules.contains_key(*prefix)
         });
-        for prefix in stale.map(|(prefix, _)| *prefix).collect::<Vec<_>>() {
+        for prefix in stale.copied().collect::<Vec<_>>() {
             self.push(MapOp::RemoveRule(prefix));
         }
     }
 
     /// The transition class of each pair of classes that needs one.
     fn transitions(&self, moves: &Moves) -> Transitions {
+        let (now, desired) = (self.now(), self.desired());
         let mut leaving: BTreeSet<RuleSetId> = BTreeSet::new();
-        for (addr, row) in &self.now.endpoints {
-            if let Some(next) = self.desired.endpoints.get(addr) {
+        for (addr, next) in &self.changes.endpoints {
+            if let (Some(row), Some(next)) = (now.endpoint(addr), next) {
                 leaving.extend((row.ingress != next.ingress).then_some(row.ingress));
                 leaving.extend((row.egress != next.egress).then_some(row.egress));
             }
@@ -123,8 +156,8 @@ impl Plan<'_> {
         let leaving: Vec<_> = leaving.into_iter().filter(|set| !set.is_open()).collect();
         let needs = |(old, new): &(ClassId, ClassId)| {
             leaving.iter().any(|set| {
-                let new_rows = rows(self.desired, *set, *new).chain(rows(&self.now, *set, *new));
-                rows(&self.now, *set, *old).collect::<BTreeMap<_, _>>() != new_rows.collect()
+                let new_rows = desired.rows(*set, *new).chain(now.rows(*set, *new));
+                now.rows(*set, *old).collect::<BTreeMap<_, _>>() != new_rows.collect()
             })
         };
         let pairs = moves.pairs.iter().copied().filter(needs);
@@ -136,27 +169,30 @@ impl Plan<'_> {
     }
 
     fn write_rules(&mut self, transitions: &Transitions) {
-        let (old_sets, new_sets) = (used_sets(&self.now), used_sets(self.desired));
-        let mut wanted: BTreeMap<RulePrefix, RuleRow> = self.desired.rules.clone();
-        for ((old, new), transition) in transitions {
-            let before =
-                old_sets.iter().flat_map(|set| rows(&self.now, *set, *old).map(move |row| (*set, row)));
-            let after = new_sets.difference(&old_sets);
-            let after = after.flat_map(|set| rows(self.desired, *set, *new).map(move |row| (*set, row)));
-            for (rule_set, ((protocol, port, bits), row)) in before.chain(after) {
-                let key = RuleKey { rule_set, class: *transition, protocol, zero: 0, port };
-                wanted.insert(RulePrefix { key, bits }, row);
+        let (now, desired) = (self.now(), self.desired());
+        let wanted = self.changes.rules.iter().filter_map(|(prefix, row)| Some((*prefix, (*row)?)));
+        let mut wanted: BTreeMap<RulePrefix, RuleRow> = wanted.collect();
+        if !transitions.is_empty() {
+            let (old_sets, new_sets) = (now.used_sets(), desired.used_sets());
+            for ((old, new), transition) in transitions {
+                let before = old_sets.iter().flat_map(|set| now.rows(*set, *old).map(move |row| (*set, row)));
+                let after = new_sets.difference(&old_sets);
+                let after = after.flat_map(|set| desired.rows(*set, *new).map(move |row| (*set, row)));
+                for (rule_set, ((protocol, port, bits), row)) in before.chain(after) {
+                    let key = RuleKey { rule_set, class: *transition, protocol, zero: 0, port };
+                    wanted.insert(RulePrefix { key, bits }, row);
+                }
             }
         }
-        wanted.retain(|prefix, row| self.now.rules.get(prefix) != Some(row));
+        wanted.retain(|prefix, row| now.rule(prefix) != Some(row));
         for (prefix, row) in wanted {
             self.push(MapOp::PutRule(prefix, row));
         }
     }
 
     fn write_backends(&mut self) {
-        for (key, row) in &self.desired.backends {
-            if self.now.backends.get(key) != Some(row) {
+        for (key, row) in &self.changes.backends {
+            if let Some(row) = row {
                 self.push(MapOp::PutBackend(*key, *row));
             }
         }
@@ -164,8 +200,8 @@ impl Plan<'_> {
 
     /// True if there were any: live connections know the interface of their ends, and must look again.
     fn remove_endpoints(&mut self) -> bool {
-        let gone = self.now.endpoints.keys().filter(|addr| !self.desired.endpoints.contains_key(addr));
-        let gone: Vec<Addr> = gone.copied().collect();
+        let gone = self.changes.endpoints.iter().filter(|(_, row)| row.is_none());
+        let gone: Vec<Addr> = gone.map(|(addr, _)| *addr).collect();
         for addr in &gone {
             self.push(MapOp::RemoveEndpoint(*addr));
         }
@@ -180,7 +216,7 @@ impl Plan<'_> {
         let (leave, stay): (Vec<_>, Vec<_>) = moves
             .peers
             .iter()
-            .partition(|(addr, (old, new))| !self.desired.peers.contains_key(addr) && is_final(*old, *new));
+            .partition(|(addr, (old, new))| self.desired().peer(addr).is_none() && is_final(*old, *new));
         for (addr, (old, new)) in stay {
             self.put_peer(*addr, until_then(*old, *new));
         }
@@ -190,7 +226,7 @@ impl Plan<'_> {
             self.put_cidr(*cidr, until_then(*old, *new));
         }
         for (addr, (_, new)) in leave {
-            if self.now.class_of_block(Cidr { addr: *addr, bits: 128 }) == *new {
+            if self.now().class_of_block(Cidr { addr: *addr, bits: 128 }, self.lengths()) == *new {
                 self.push(MapOp::RemovePeer(*addr));
             } else {
                 self.put_peer(*addr, *new);
@@ -200,19 +236,19 @@ impl Plan<'_> {
 
     /// Whether an endpoint is judged otherwise from now on.
     fn switch_endpoints(&mut self) -> bool {
-        let mut switched = false;
-        for (addr, row) in &self.desired.endpoints {
-            if self.now.endpoints.get(addr).is_some_and(|before| before != row) {
-                switched = true;
-                self.push(MapOp::PutEndpoint(*addr, *row));
-            }
+        let changed = self.changes.endpoints.iter().filter_map(|(addr, row)| Some((*addr, (*row)?)));
+        let switched: Vec<_> = changed.filter(|(addr, _)| self.now().endpoint(addr).is_some()).collect();
+        for (addr, row) in &switched {
+            self.push(MapOp::PutEndpoint(*addr, *row));
         }
-        switched
+        !switched.is_empty()
     }
 
     fn add_endpoints(&mut self) {
-        for (addr, row) in &self.desired.endpoints {
-            if !self.now.endpoints.contains_key(addr) {
+        for (addr, row) in &self.changes.endpoints {
+            if let Some(row) = row
+                && self.now().endpoint(addr).is_none()
+            {
                 self.push(MapOp::PutEndpoint(*addr, *row));
             }
         }
@@ -220,79 +256,60 @@ impl Plan<'_> {
 
     /// Brings every address to its final class: first those that stay, then those that fall back to what is around them.
     fn settle_addresses(&mut self) {
-        for (cidr, class) in &self.desired.cidrs {
-            self.put_cidr(*cidr, *class);
+        for (cidr, class) in &self.changes.cidrs {
+            if let Some(class) = class {
+                self.put_cidr(*cidr, *class);
+            }
         }
         // Outer blocks before inner ones, so that what an inner one falls back to is final.
-        let gone = self.now.cidrs.keys().filter(|cidr| !self.desired.cidrs.contains_key(cidr));
-        let mut gone: Vec<Cidr> = gone.copied().collect();
+        let gone = self.changes.cidrs.iter().filter(|(_, class)| class.is_none()).map(|(cidr, _)| *cidr);
+        let mut gone: Vec<Cidr> = gone.filter(|cidr| self.now().cidr(cidr).is_some()).collect();
         gone.sort_by_key(|cidr| cidr.bits);
         for cidr in gone {
             self.push(MapOp::RemoveCidr(cidr));
         }
-        for (addr, class) in &self.desired.peers {
-            self.put_peer(*addr, *class);
-        }
-        let gone = self.now.peers.keys().filter(|addr| !self.desired.peers.contains_key(addr));
-        for addr in gone.copied().collect::<Vec<_>>() {
-            self.push(MapOp::RemovePeer(addr));
+        for (addr, class) in &self.changes.peers {
+            match class {
+                Some(class) => self.put_peer(*addr, *class),
+                None if self.now().peer(addr).is_some() => self.push(MapOp::RemovePeer(*addr)),
+                None => {}
+            }
         }
     }
 
     fn put_peer(&mut self, addr: Addr, class: ClassId) {
-        if self.now.peers.get(&addr) != Some(&class) {
+        if self.now().peer(&addr) != Some(class) {
             self.push(MapOp::PutPeer(addr, class));
         }
     }
 
     fn put_cidr(&mut self, cidr: Cidr, class: ClassId) {
-        if self.now.cidrs.get(&cidr) != Some(&class) {
+        if self.now().cidr(&cidr) != Some(class) {
             self.push(MapOp::PutCidr(cidr, class));
         }
     }
 
     fn write_services(&mut self) {
-        for (key, row) in &self.desired.services {
-            if self.now.services.get(key) != Some(row) {
-                self.push(MapOp::PutService(*key, *row));
+        for (key, row) in &self.changes.services {
+            match row {
+                Some(row) => self.push(MapOp::PutService(*key, *row)),
+                None => self.push(MapOp::RemoveService(*key)),
             }
-        }
-        let gone = self.now.services.keys().filter(|key| !self.desired.services.contains_key(key));
-        for key in gone.copied().collect::<Vec<_>>() {
-            self.push(MapOp::RemoveService(key));
         }
     }
 
     fn remove_the_rest(&mut self) {
-        let gone = self.now.rules.keys().filter(|prefix| !self.desired.rules.contains_key(prefix));
+        let touched: BTreeSet<&RulePrefix> = self.changes.rules.keys().chain(self.now.rules.keys()).collect();
+        let gone = touched
+            .into_iter()
+            .filter(|prefix| self.desired().rule(prefix).is_none() && self.now().rule(prefix).is_some());
         for prefix in gone.copied().collect::<Vec<_>>() {
             self.push(MapOp::RemoveRule(prefix));
         }
-        let gone = self.now.backends.keys().filter(|key| !self.desired.backends.contains_key(key));
-        for key in gone.copied().collect::<Vec<_>>() {
-            self.push(MapOp::RemoveBackend(key));
+        for (key, row) in &self.changes.backends {
+            if row.is_none() {
+                self.push(MapOp::RemoveBackend(*key));
+            }
         }
     }
-}
-
-fn used_sets(tables: &Tables) -> BTreeSet<RuleSetId> {
-    tables.endpoints.values().flat_map(|row| [row.ingress, row.egress]).filter(|set| !set.is_open()).collect()
-}
-
-fn used_classes(tables: &Tables) -> BTreeSet<ClassId> {
-    tables.peers.values().chain(tables.cidrs.values()).copied().chain([ClassId::ANY]).collect()
-}
-
-/// The rows of one rule set for one class: protocol, port and bits, and the value.
-fn rows(
-    tables: &Tables,
-    rule_set: RuleSetId,
-    class: ClassId,
-) -> impl Iterator<Item = ((u8, Be16, u32), RuleRow)> + '_ {
-    let edge = |protocol, port, bits| {
-        let key = RuleKey { rule_set, class, protocol, zero: 0, port: Be16::new(port) };
-        RulePrefix { key, bits }
-    };
-    let all = edge(u8::MIN, u16::MIN, 0)..=edge(u8::MAX, u16::MAX, RuleKey::BITS);
-    tables.rules.range(all).map(|(prefix, row)| ((prefix.key.protocol, prefix.key.port, prefix.bits), *row))
 }

@@ -3,7 +3,7 @@
 //! What a rule set answers to a class follows from the contents of the two alone. So a row, once written, never changes:
 //! other content is another number, and the plan only ever adds rows, moves what refers to them, and removes rows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::id::{ClassId, RuleId, RuleSetId};
 use common::net::{Be16, protocol};
@@ -25,7 +25,10 @@ pub(crate) struct RuleSet {
     pub policies: Vec<String>,
     /// In order of precedence: the first that allows is the one that a verdict names.
     rules: Vec<FlatRule>,
-    by_term: HashMap<usize, BTreeSet<usize>>,
+    /// Which rules ask for a term: term and place of the rule, in order.
+    by_term: Vec<(u32, u32)>,
+    /// What it answers to those who match nothing.
+    everyone: BTreeMap<u8, Claims<RuleId>>,
 }
 
 #[derive(Debug)]
@@ -34,9 +37,9 @@ struct FlatRule {
     name: RuleName,
     everyone: bool,
     /// Terms whose matches it lets in on `ports`.
-    terms: BTreeSet<usize>,
+    terms: BTreeSet<u32>,
     /// Terms with a port name, whose matches it lets in on their own number of this protocol.
-    named: BTreeSet<(usize, u8)>,
+    named: BTreeSet<(u32, u8)>,
     ports: BTreeSet<(u8, u16, u16)>,
 }
 
@@ -96,25 +99,35 @@ impl RuleSet {
                 rules.push(flat);
             }
         }
-        let mut by_term: HashMap<usize, BTreeSet<usize>> = HashMap::new();
-        for (index, rule) in rules.iter().enumerate() {
-            for term in rule.terms.iter().copied().chain(rule.named.iter().map(|(term, _)| *term)) {
-                by_term.entry(term).or_default().insert(index);
-            }
+        let mut by_term: Vec<(u32, u32)> = Vec::new();
+        for (index, rule) in (0..).zip(&rules) {
+            let terms = rule.terms.iter().copied().chain(rule.named.iter().map(|(term, _)| *term));
+            by_term.extend(terms.map(|term| (term, index)));
         }
+        by_term.sort_unstable();
+        by_term.dedup();
+        by_term.shrink_to_fit();
         let policies = policies.iter().map(|policy| policy.full_name()).collect();
-        Self { direction, policies, rules, by_term }
+        let mut rule_set = Self { direction, policies, rules, by_term, everyone: BTreeMap::new() };
+        rule_set.everyone = rule_set.answer(&[]);
+        rule_set
     }
 
     /// Isolates in the name of no policy and allows nothing.
     pub(crate) fn closed(direction: Direction) -> Self {
-        Self { direction, policies: Vec::new(), rules: Vec::new(), by_term: HashMap::new() }
+        Self {
+            direction,
+            policies: Vec::new(),
+            rules: Vec::new(),
+            by_term: Vec::new(),
+            everyone: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn id(&self, terms: &Terms) -> RuleSetId {
         let mut text = format!("{} {:?}\n", self.direction.as_str(), self.policies);
         for rule in &self.rules {
-            let ids = |terms_of: Vec<usize>| {
+            let ids = |terms_of: Vec<u32>| {
                 let mut ids: Vec<u64> = terms_of.into_iter().map(|term| terms.id(term)).collect();
                 ids.sort_unstable();
                 ids
@@ -131,28 +144,60 @@ impl RuleSet {
         self.rules.iter().map(|rule| (rule.id, &rule.name))
     }
 
+    /// Every term that one of its rules asks for, each once.
+    pub(crate) fn terms(&self) -> impl Iterator<Item = u32> + '_ {
+        let starts = |index: &usize| *index == 0 || self.by_term[*index - 1].0 != self.by_term[*index].0;
+        (0..self.by_term.len()).filter(starts).map(|index| self.by_term[index].0)
+    }
+
     /// The rows for everyone, and for each class those in which its answer differs.
     pub(crate) fn rows(&self, id: RuleSetId, classes: &Classes) -> BTreeMap<RulePrefix, RuleRow> {
         let mut rows = BTreeMap::new();
-        let everyone = self.answer(&[]);
-        let nothing = Claims::default();
-        for (protocol, claims) in &everyone {
-            write(&mut rows, id, ClassId::ANY, *protocol, claims);
-        }
-        for (class, matches) in classes.with_terms(self.by_term.keys().copied()) {
-            for (protocol, claims) in self.answer(matches) {
-                let beyond = claims.beyond(everyone.get(&protocol).unwrap_or(&nothing));
-                write(&mut rows, id, class, protocol, &beyond);
-            }
+        self.everyones_rows(id, &mut |prefix, row| {
+            rows.insert(prefix, row);
+        });
+        for (class, matches) in classes.with_terms(self.terms()) {
+            self.rows_of(id, class, matches, &mut |prefix, row| {
+                rows.insert(prefix, row);
+            });
         }
         rows
+    }
+
+    /// The rows for everyone.
+    pub(crate) fn everyones_rows(&self, id: RuleSetId, write: &mut impl FnMut(RulePrefix, RuleRow)) {
+        for (protocol, claims) in &self.everyone {
+            rows_of_claims(id, ClassId::ANY, *protocol, claims, write);
+        }
+    }
+
+    /// The rows for a class that matches these terms: those in which its answer is not everyone's.
+    pub(crate) fn rows_of(
+        &self,
+        id: RuleSetId,
+        class: ClassId,
+        matches: &[Match],
+        write: &mut impl FnMut(RulePrefix, RuleRow),
+    ) {
+        let nothing = Claims::default();
+        for (protocol, claims) in self.answer(matches) {
+            let beyond = claims.beyond(self.everyone.get(&protocol).unwrap_or(&nothing));
+            rows_of_claims(id, class, protocol, &beyond, write);
+        }
+    }
+
+    /// The rules that ask for a term.
+    fn rules_with(&self, term: u32) -> impl Iterator<Item = usize> + '_ {
+        let from = self.by_term.partition_point(|(other, _)| *other < term);
+        let rules = self.by_term[from..].iter().take_while(move |(other, _)| *other == term);
+        rules.map(|(_, rule)| *rule as usize)
     }
 
     /// Per protocol of the rows, which rule allows which ports to peers that match these terms.
     fn answer(&self, matches: &[Match]) -> BTreeMap<u8, Claims<RuleId>> {
         let mut asked: BTreeSet<usize> =
             self.rules.iter().enumerate().filter(|(_, rule)| rule.everyone).map(|(index, _)| index).collect();
-        asked.extend(matches.iter().filter_map(|m| self.by_term.get(&m.term)).flatten());
+        asked.extend(matches.iter().flat_map(|m| self.rules_with(m.term)));
         let mut answer: BTreeMap<u8, Claims<RuleId>> = BTreeMap::new();
         for rule in asked.into_iter().map(|index| &self.rules[index]) {
             if rule.everyone || matches.iter().any(|m| rule.terms.contains(&m.term)) {
@@ -175,16 +220,16 @@ fn every_port() -> impl Iterator<Item = (u8, u16, u16)> {
     [0, protocol::TCP, protocol::UDP, protocol::SCTP].into_iter().map(|protocol| (protocol, 0, u16::MAX))
 }
 
-fn write(
-    rows: &mut BTreeMap<RulePrefix, RuleRow>,
+fn rows_of_claims(
     rule_set: RuleSetId,
     class: ClassId,
     protocol: u8,
     claims: &Claims<RuleId>,
+    write: &mut impl FnMut(RulePrefix, RuleRow),
 ) {
     for (prefix, rule) in claims.prefixes() {
         let key = RuleKey { rule_set, class, protocol, zero: 0, port: Be16::new(prefix.port) };
         let bits = RuleKey::BITS_ANY_PORT + prefix.bits;
-        rows.insert(RulePrefix { key, bits }, RuleRow { rule, action: RuleRow::ALLOW });
+        write(RulePrefix { key, bits }, RuleRow { rule, action: RuleRow::ALLOW });
     }
 }

@@ -10,7 +10,7 @@ use crate::facts::{NamedPort, ServiceFacts, SliceEndpoint, SliceFacts};
 use crate::id::content_id;
 use crate::tables::Tables;
 use crate::warning::Warning;
-use crate::world::World;
+use crate::world::{Name, World};
 
 /// Adds the rows of every Service. Where two want one address and port, the first by name has it.
 pub(crate) fn compile(world: &World, tables: &mut Tables, warnings: &mut BTreeSet<Warning>) {
@@ -18,37 +18,44 @@ pub(crate) fn compile(world: &World, tables: &mut Tables, warnings: &mut BTreeSe
     for slice in world.slices.values() {
         slices.entry((&slice.namespace, &slice.service)).or_default().push(slice);
     }
-    let mut owners: BTreeMap<ServiceKey, String> = BTreeMap::new();
-    for ((namespace, name), service) in &world.services {
-        let slices = slices.get(&(namespace.as_str(), name.as_str())).map_or(&[][..], Vec::as_slice);
+    let mut owners: BTreeMap<ServiceKey, &Name> = BTreeMap::new();
+    for (name, service) in &world.services {
+        let slices = slices.get(&(name.0.as_str(), name.1.as_str())).map_or(&[][..], Vec::as_slice);
         for port in &service.ports {
             let backends = backends(service, port, slices, world.node_name());
             for ip in &service.ips {
                 let addr = Addr::from(*ip);
                 let key = ServiceKey { addr, port: port.number.into(), protocol: port.protocol, zero: 0 };
                 if let Some(owner) = owners.get(&key) {
-                    warnings.insert(Warning {
-                        object: format!("Service {namespace}/{name}"),
-                        field: "spec.ports".to_owned(),
-                        message: format!(
-                            "{ip} port {} is already Service {owner}'s: expected an address and port of its own",
-                            port.number
-                        ),
-                    });
+                    warnings.insert(taken(name, &key, owner));
                     continue;
                 }
-                owners.insert(key, format!("{namespace}/{name}"));
-                // An address of one family is never translated to the other.
-                let family = backends.iter().filter(|(addr, _)| addr.is_v4() == ip.is_ipv4()).copied();
-                let row = row(&family.collect::<Vec<_>>(), service.affinity_s, tables);
+                owners.insert(key, name);
+                let (row, backends) = row(&backends, key, service.affinity_s);
                 tables.services.insert(key, row);
+                tables.backends.extend(backends);
             }
         }
     }
 }
 
+/// What is said to a Service whose address and port another one has.
+pub(crate) fn taken(name: &Name, key: &ServiceKey, owner: &Name) -> Warning {
+    Warning {
+        object: format!("Service {}/{}", name.0, name.1),
+        field: "spec.ports".to_owned(),
+        message: format!(
+            "{} port {} is already Service {}/{}'s: expected an address and port of its own",
+            key.addr.to_ip(),
+            key.port.to_host(),
+            owner.0,
+            owner.1
+        ),
+    }
+}
+
 /// The ready backends of one port; where there are none, those that still serve while they terminate.
-fn backends(
+pub(crate) fn backends(
     service: &ServiceFacts,
     port: &NamedPort,
     slices: &[&SliceFacts],
@@ -72,12 +79,18 @@ fn backends(
     if ready.is_empty() { chosen(|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
 }
 
-fn row(backends: &[(Addr, Be16)], affinity_s: u32, tables: &mut Tables) -> ServiceRow {
-    let set = BackendSetId::new(content_id("backends", &format!("{backends:?}")));
-    let mut count = 0;
-    for (addr, port) in backends.iter().copied() {
-        tables.backends.insert(BackendKey { set, index: count }, BackendRow { addr, port, zero: [0; 2] });
-        count += 1;
-    }
-    ServiceRow { backends: set, count, affinity_s }
+/// The row of one virtual address and port, and those of its backends.
+pub(crate) type Rows = (ServiceRow, Vec<(BackendKey, BackendRow)>);
+
+pub(crate) fn row(backends: &BTreeSet<(Addr, Be16)>, key: ServiceKey, affinity_s: u32) -> Rows {
+    // An address of one family is never translated to the other.
+    let family = backends.iter().filter(|(addr, _)| addr.is_v4() == key.addr.is_v4()).copied();
+    let family: Vec<(Addr, Be16)> = family.collect();
+    let set = BackendSetId::new(content_id("backends", &format!("{family:?}")));
+    let rows = (0..)
+        .zip(family)
+        .map(|(index, (addr, port))| (BackendKey { set, index }, BackendRow { addr, port, zero: [0; 2] }));
+    let rows: Vec<_> = rows.collect();
+    // As many as there are numbers.
+    (ServiceRow { backends: set, count: rows.len() as u32, affinity_s }, rows)
 }

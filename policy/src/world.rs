@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::convert;
+use crate::dirty::{Dirty, Log};
 use crate::facts::{PodFacts, ServiceFacts, SliceFacts};
 use crate::model::Policy;
 use crate::object::{Kind, Object, ObjectKey};
@@ -42,7 +45,7 @@ pub struct Attachment {
 pub(crate) type Name = (String, String);
 
 /// Container id and interface name.
-type Interface = (String, String);
+pub(crate) type Interface = (String, String);
 
 /// Pure state; one per agent.
 #[derive(Clone, Debug)]
@@ -62,6 +65,7 @@ pub struct World {
     warnings: BTreeMap<ObjectKey, Vec<Warning>>,
     /// How many attachments there have been: the later one wins a contested address.
     attached: u64,
+    log: Log,
 }
 
 #[derive(Clone, Debug)]
@@ -102,72 +106,87 @@ impl World {
             claims: BTreeMap::new(),
             warnings: BTreeMap::new(),
             attached: 0,
+            log: Log::Everything,
         }
     }
 
     /// Takes in a new or changed object. `unknown_fields` are what [`crate::manifest::object`] warned of.
     pub fn apply(&mut self, object: Object, unknown_fields: &[Warning]) {
         let key = object.key();
-        self.forget(&key);
         let text = key.to_string();
         let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
-        let mut warnings = match object {
+        let warnings = match object {
             Object::Namespace(namespace) => {
                 let mut labels = namespace.metadata.labels.unwrap_or_default();
                 labels.extend(name_label(&key.name));
-                self.namespaces.insert(key.name.clone(), labels);
+                if self.namespaces.get(&key.name) != Some(&labels) {
+                    self.forget(&key);
+                    self.namespaces.insert(key.name.clone(), labels);
+                }
                 Vec::new()
             }
             Object::Node(node) => {
                 let (facts, warnings) = NodeFacts::new(&text, &node);
-                for ip in &facts.ips {
-                    self.claim(*ip, Claim::Node(facts.name.clone()));
+                if self.nodes.get(&key.name) != Some(&facts) {
+                    self.forget(&key);
+                    for ip in &facts.ips {
+                        self.claim(*ip, Claim::Node(facts.name.clone()));
+                    }
+                    self.nodes.insert(facts.name.clone(), facts);
                 }
-                self.nodes.insert(facts.name.clone(), facts);
                 warnings
             }
             Object::Pod(pod) => {
                 let (facts, warnings) = PodFacts::new(&text, &name.0, &pod);
-                let facts = Arc::new(facts);
-                if facts.is_peer() {
-                    for ip in &facts.ips {
-                        self.claim(*ip, Claim::Pod(name.clone()));
-                    }
+                // Most news of a pod is none to us: conditions, readiness, annotations.
+                if self.pods.get(&name).is_none_or(|known| **known != facts) {
+                    self.forget(&key);
+                    self.insert_pod(name, Arc::new(facts));
                 }
-                for interface in self.attached_names.get(&name).into_iter().flatten() {
-                    if let Some(attached) = self.attachments.get_mut(interface)
-                        && attached.names(&facts)
-                    {
-                        attached.pod = Some(Arc::clone(&facts));
-                    }
-                }
-                self.pods.insert(name, facts);
                 warnings
             }
             Object::NetworkPolicy(policy) => {
                 let (policy, warnings) = convert::policy(&policy, unknown_fields);
-                self.policies.insert(name, Arc::new(policy));
-                self.warnings.insert(key, warnings);
+                if self.policies.get(&name).is_none_or(|known| **known != policy) {
+                    self.forget(&key);
+                    self.log.note(|dirty| {
+                        dirty.populated.insert(name.0.clone());
+                        dirty.policies.insert(name.clone());
+                    });
+                    self.policies.insert(name, Arc::new(policy));
+                }
+                self.warn(key, warnings);
                 return;
             }
             Object::Service(service) => {
                 let (facts, warnings) = ServiceFacts::new(&text, &service);
+                self.forget(&key);
+                self.log.note(|dirty| {
+                    dirty.services.insert(name.clone());
+                });
                 self.services.extend(facts.map(|facts| (name, facts)));
                 warnings
             }
             Object::EndpointSlice(slice) => {
                 let (facts, warnings) = SliceFacts::new(&text, &name.0, &slice);
-                self.slices.extend(facts.map(|facts| (name, facts)));
+                self.forget(&key);
+                if let Some(facts) = facts {
+                    let service = (facts.namespace.clone(), facts.service.clone());
+                    self.log.note(|dirty| {
+                        dirty.services.insert(service);
+                    });
+                    self.slices.insert(name, facts);
+                }
                 warnings
             }
         };
-        warnings.extend_from_slice(unknown_fields);
-        self.warnings.insert(key, warnings);
+        self.warn(key, warnings.into_iter().chain(unknown_fields.iter().cloned()).collect());
     }
 
     /// Forgets an object. A pod's attachments go on with what was known of it.
     pub fn delete(&mut self, key: &ObjectKey) {
         self.forget(key);
+        self.warn(key.clone(), Vec::new());
     }
 
     /// Replaces everything that came from the source (a relist); attachments stay.
@@ -195,6 +214,7 @@ impl World {
     pub fn attach(&mut self, attachment: Attachment) {
         self.detach(&attachment.container_id, &attachment.ifname);
         self.attached += 1;
+        self.note_attachment(&attachment);
         let pod = attachment.pod.as_ref().and_then(|pod| {
             let known = self.pods.get(&(pod.namespace.clone(), pod.name.clone()))?;
             known.has_uid(pod.uid.as_deref()).then(|| Arc::clone(known))
@@ -206,6 +226,7 @@ impl World {
     pub fn detach(&mut self, container_id: &str, ifname: &str) -> bool {
         let key = (container_id.to_owned(), ifname.to_owned());
         let Some(attached) = self.attachments.remove(&key) else { return false };
+        self.note_attachment(&attached.attachment);
         if let Some(pod) = attached.attachment.pod {
             let name = (pod.namespace, pod.name);
             if let Some(interfaces) = self.attached_names.get_mut(&name) {
@@ -276,6 +297,39 @@ impl World {
         pods.max_by_key(|pod| (pod.created, &pod.uid, &pod.namespace, &pod.name))
     }
 
+    /// What has changed since this was last asked; `None`: everything.
+    pub(crate) fn take_changes(&mut self) -> Option<Dirty> {
+        self.log.take()
+    }
+
+    pub(crate) fn attached_at(&self, interface: &Interface) -> Option<&Attached> {
+        self.attachments.get(interface)
+    }
+
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.attachments.keys()
+    }
+
+    /// The pods of a namespace that the API shows, then those that only an attachment knows.
+    pub(crate) fn pods_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<PodFacts>> {
+        let attached = self.attachments.values().filter_map(|attached| attached.pod.as_ref());
+        let attached = attached.filter(move |pod| pod.namespace == namespace);
+        of_namespace(&self.pods, namespace).map(|(_, pod)| pod).chain(attached)
+    }
+
+    /// The addresses that a pod has, or is said to have.
+    pub(crate) fn addresses_of(&self, pod: &PodFacts) -> impl Iterator<Item = IpAddr> {
+        let interfaces = self.attached_names.get(&(pod.namespace.clone(), pod.name.clone()));
+        let attached =
+            interfaces.into_iter().flatten().filter_map(|interface| self.attachments.get(interface));
+        pod.ips.iter().copied().chain(attached.flat_map(|attached| attached.attachment.ips.iter().copied()))
+    }
+
+    /// Every address in a block that anyone names.
+    pub(crate) fn addresses_within(&self, block: IpNet) -> impl Iterator<Item = IpAddr> {
+        self.claims.range(block.network()..=block.broadcast()).map(|(ip, _)| *ip)
+    }
+
     /// The attachment that has this address.
     pub(crate) fn holder(&self, ip: IpAddr) -> Option<&Attached> {
         let claims = self.claims.get(&ip)?;
@@ -323,11 +377,67 @@ impl World {
         self.attachments.insert(key, attached);
     }
 
+    /// What is wrong with an object, from now on.
+    fn warn(&mut self, key: ObjectKey, warnings: Vec<Warning>) {
+        let before = if warnings.is_empty() {
+            self.warnings.remove(&key)
+        } else {
+            self.warnings.insert(key, warnings.clone())
+        };
+        if before.unwrap_or_default() != warnings {
+            self.log.note(|dirty| dirty.warnings = true);
+        }
+    }
+
+    fn insert_pod(&mut self, name: Name, facts: Arc<PodFacts>) {
+        if facts.is_peer() {
+            for ip in &facts.ips {
+                self.claim(*ip, Claim::Pod(name.clone()));
+            }
+        }
+        self.log.note(|dirty| {
+            dirty.populated.insert(name.0.clone());
+        });
+        for interface in self.attached_names.get(&name).into_iter().flatten() {
+            if let Some(attached) = self.attachments.get_mut(interface)
+                && attached.names(&facts)
+            {
+                attached.pod = Some(Arc::clone(&facts));
+                self.log.note(|dirty| {
+                    dirty.interfaces.insert(interface.clone());
+                    dirty.addresses.extend(&attached.attachment.ips);
+                });
+            }
+        }
+        self.pods.insert(name, facts);
+    }
+
+    /// An attachment comes or goes.
+    fn note_attachment(&mut self, attachment: &Attachment) {
+        let Self { log, pods, .. } = self;
+        log.note(|dirty| {
+            dirty.interfaces.insert((attachment.container_id.clone(), attachment.ifname.clone()));
+            dirty.addresses.extend(&attachment.ips);
+            if let Some(pod) = &attachment.pod {
+                dirty.populated.insert(pod.namespace.clone());
+                // Attached, a pod has no addresses but those of its attachments.
+                let known = pods.get(&(pod.namespace.clone(), pod.name.clone()));
+                dirty.addresses.extend(known.iter().flat_map(|pod| &pod.ips));
+            }
+        });
+    }
+
+    /// Everything but what was wrong with it.
     fn forget(&mut self, key: &ObjectKey) {
-        self.warnings.remove(key);
         let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
         match key.kind {
-            Kind::Namespace => drop(self.namespaces.remove(&key.name)),
+            Kind::Namespace => {
+                self.namespaces.remove(&key.name);
+                self.log.note(|dirty| {
+                    dirty.populated.insert(key.name.clone());
+                    dirty.namespaces.insert(key.name.clone());
+                });
+            }
             Kind::Node => {
                 for ip in self.nodes.remove(&key.name).into_iter().flat_map(|facts| facts.ips) {
                     self.unclaim(ip, &Claim::Node(key.name.clone()));
@@ -335,15 +445,37 @@ impl World {
             }
             Kind::Pod => {
                 if let Some(facts) = self.pods.remove(&name) {
+                    self.log.note(|dirty| {
+                        dirty.populated.insert(name.0.clone());
+                    });
                     let claim = Claim::Pod(name);
                     for ip in &facts.ips {
                         self.unclaim(*ip, &claim);
                     }
                 }
             }
-            Kind::NetworkPolicy => drop(self.policies.remove(&name)),
-            Kind::Service => drop(self.services.remove(&name)),
-            Kind::EndpointSlice => drop(self.slices.remove(&name)),
+            Kind::NetworkPolicy => {
+                if self.policies.remove(&name).is_some() {
+                    self.log.note(|dirty| {
+                        dirty.populated.insert(name.0.clone());
+                        dirty.policies.insert(name);
+                    });
+                }
+            }
+            Kind::Service => {
+                if self.services.remove(&name).is_some() {
+                    self.log.note(|dirty| {
+                        dirty.services.insert(name);
+                    });
+                }
+            }
+            Kind::EndpointSlice => {
+                if let Some(slice) = self.slices.remove(&name) {
+                    self.log.note(|dirty| {
+                        dirty.services.insert((slice.namespace, slice.service));
+                    });
+                }
+            }
         }
     }
 
@@ -354,10 +486,16 @@ impl World {
     }
 
     fn claim(&mut self, ip: IpAddr, claim: Claim) {
+        self.log.note(|dirty| {
+            dirty.addresses.insert(ip);
+        });
         self.claims.entry(ip).or_default().insert(claim);
     }
 
     fn unclaim(&mut self, ip: IpAddr, claim: &Claim) {
+        self.log.note(|dirty| {
+            dirty.addresses.insert(ip);
+        });
         if let Some(claims) = self.claims.get_mut(&ip) {
             claims.remove(claim);
             if claims.is_empty() {
@@ -365,6 +503,16 @@ impl World {
             }
         }
     }
+}
+
+/// Those of one namespace, in order of name.
+pub(crate) fn of_namespace<'a, V>(
+    objects: &'a BTreeMap<Name, V>,
+    namespace: &str,
+) -> impl Iterator<Item = (&'a Name, &'a V)> {
+    let namespace = namespace.to_owned();
+    let from = (namespace.clone(), String::new());
+    objects.range(from..).take_while(move |((of, _), _)| *of == namespace)
 }
 
 impl Attached {

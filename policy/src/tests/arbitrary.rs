@@ -17,9 +17,9 @@ use super::world::Cluster;
 use crate::lookup::Flow;
 use crate::world::{Attachment, PodRef};
 
-const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+pub(super) const NAMESPACES: [&str; 3] = ["a", "b", "c"];
 /// One pair for each pod that there can be.
-const POD_IPS: [[&str; 2]; 9] = [
+pub(super) const POD_IPS: [[&str; 2]; 9] = [
     ["10.0.0.0", "fd00::"],
     ["10.0.0.1", "fd00::1"],
     ["10.0.0.255", "fd00::ffff"],
@@ -78,7 +78,7 @@ pub(crate) struct Description {
 
 pub(crate) type Labels = BTreeMap<String, String>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodDescription {
     pub namespace: usize,
     pub local: bool,

@@ -4,6 +4,7 @@
 
 mod agreement;
 mod arbitrary;
+mod compiler;
 mod endpoints;
 mod manifest;
 mod network_policy;

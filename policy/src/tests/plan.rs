@@ -20,9 +20,18 @@ fn carry_out(tables: &mut Tables, ops: &[MapOp]) {
     }
 }
 
-/// Each direction's answer, at every point, is that of `before` or that of `after`; and it never goes back.
+/// As below, of the plan between the two.
 fn no_third_answer(before: &Tables, after: &Tables, flows: &[Flow]) -> Result<(), TestCaseError> {
-    let ops = plan(before, after);
+    no_third_answer_of(&plan(before, after), before, after, flows)
+}
+
+/// Each direction's answer, at every point, is that of `before` or that of `after`; and it never goes back.
+pub(super) fn no_third_answer_of(
+    ops: &[MapOp],
+    before: &Tables,
+    after: &Tables,
+    flows: &[Flow],
+) -> Result<(), TestCaseError> {
     let verdicts = |tables: &Tables, flow: &Flow| {
         let answer = tables.lookup(flow);
         [answer.egress, answer.ingress].map(|judgement| judgement.map(|judgement| judgement.allowed))

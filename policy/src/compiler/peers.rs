@@ -1,0 +1,127 @@
+//! The class of every address that any term in use tells from the rest.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use common::id::ClassId;
+use common::net::Addr;
+
+use super::blocks::Blocks;
+use super::classes::{Class, Counted};
+use super::endpoints::TermNews;
+use super::index::{Index, is_in, is_one, port};
+use crate::changes::Changes;
+use crate::class::{Match, Term, Terms};
+use crate::model::{Namespaces, Peer};
+use crate::tables::Tables;
+use crate::world::World;
+
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    index: Index,
+    blocks: Blocks,
+    /// Of every address that is a pod's.
+    addresses: HashMap<IpAddr, Class>,
+    pub(super) classes: Counted,
+}
+
+impl Peers {
+    /// Takes in which terms are in use.
+    pub(super) fn take_terms(
+        &mut self,
+        terms: &Terms,
+        news: &TermNews,
+        actual: &Tables,
+        pending: &mut Changes,
+    ) {
+        let mut rebuild = false;
+        for (number, term) in known(terms, &news.removed) {
+            self.index.remove(number, term);
+            rebuild |= matches!(term.peer, Some(Peer::Block(_)));
+        }
+        for (number, term) in known(terms, &news.added) {
+            self.index.insert(number, term);
+            rebuild |= matches!(term.peer, Some(Peer::Block(_)));
+        }
+        if rebuild {
+            self.blocks.rebuild(terms, &mut self.classes, actual, pending);
+        }
+    }
+
+    /// Adds the addresses that a new term matches, or that one that is no more did.
+    pub(super) fn moved_by(
+        &self,
+        world: &World,
+        terms: &Terms,
+        news: &TermNews,
+        addresses: &mut BTreeSet<IpAddr>,
+    ) {
+        if !news.removed.is_empty() {
+            let removed: BTreeSet<u32> = news.removed.iter().copied().collect();
+            let left = |matches: &[Match]| matches.iter().any(|m| removed.contains(&m.term));
+            let classes: BTreeSet<Class> =
+                self.classes.iter().filter(|(_, matches)| left(matches)).map(|(class, _)| class).collect();
+            if !classes.is_empty() {
+                addresses.extend(
+                    self.addresses.iter().filter(|(_, class)| classes.contains(class)).map(|(ip, _)| *ip),
+                );
+            }
+        }
+        for (_, term) in known(terms, &news.added).chain(known(terms, &news.removed)) {
+            match &term.peer {
+                Some(Peer::Block(block)) => addresses.extend(world.addresses_within(block.cidr)),
+                _ => addresses.extend(matched(world, term)),
+            }
+        }
+    }
+
+    /// Finds the class of an address. What its row must be: nothing where it is that of the blocks around it.
+    pub(super) fn classify(&mut self, world: &World, terms: &Terms, ip: IpAddr) -> Option<ClassId> {
+        let (inside, around) = self.blocks.around(Addr::from(ip));
+        let pod = world.owner(ip).filter(|pod| !pod.host_network);
+        let class = pod.map(|pod| {
+            let labels = world.namespace_labels(&pod.namespace);
+            let mut matches = self.index.matching(terms, pod, &labels);
+            for (number, term) in known(terms, inside) {
+                matches.extend(port(term, pod).map(|port| Match { term: number, port }));
+            }
+            self.classes.enter(terms, matches)
+        });
+        let before = match class {
+            Some(class) => self.addresses.insert(ip, class),
+            None => self.addresses.remove(&ip),
+        };
+        if let Some(before) = before {
+            self.classes.leave(before);
+        }
+        class.filter(|class| *class != around).map(|class| self.classes.id(class))
+    }
+}
+
+fn known<'a>(terms: &'a Terms, numbers: &'a [u32]) -> impl Iterator<Item = (u32, &'a Term)> {
+    numbers.iter().filter_map(|number| Some((*number, &**terms.term(*number)?)))
+}
+
+/// The addresses of the pods that a term matches by what they are.
+fn matched<'a>(world: &'a World, term: &'a Term) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
+    let namespace = match &term.peer {
+        Some(Peer::Pods { namespaces: Namespaces::Named(name), .. }) => Some(name.as_str()),
+        _ => None,
+    };
+    if let Some(name) = namespace {
+        let labels = world.namespace_labels(name);
+        let pods = world.pods_of(name).filter(move |pod| is_one(term, pod, &labels));
+        return Box::new(pods.flat_map(|pod| world.addresses_of(pod)));
+    }
+    let mut namespaces: HashMap<&str, bool> = HashMap::new();
+    let pods = world.pods().filter(move |pod| match &term.peer {
+        Some(Peer::Pods { namespaces: of, pods }) => {
+            let is_in = *namespaces
+                .entry(&pod.namespace)
+                .or_insert_with(|| is_in(of, &pod.namespace, &world.namespace_labels(&pod.namespace)));
+            is_in && pods.matches(&pod.labels)
+        }
+        _ => port(term, pod).is_some(),
+    });
+    Box::new(pods.flat_map(|pod| world.addresses_of(pod)))
+}
