@@ -1,6 +1,7 @@
 //! What the machine must give before anything is brought up: one clear sentence for each thing that is missing.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -57,7 +58,20 @@ pub(crate) fn require_root(who: &str) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("{who} needs root: it makes network namespaces and loads eBPF programs; run it through sudo");
     }
+    if !in_first_user_namespace() {
+        bail!(
+            "{who} needs the machine's own root: it loads eBPF programs, which the kernel refuses to root in a user \
+             namespace (`unshare --user`, a rootless container)"
+        );
+    }
     Ok(())
+}
+
+/// Whether root here is root of the machine.
+fn in_first_user_namespace() -> bool {
+    /// `PROC_USER_INIT_INO`: the kernel gives its first user namespace this number (Linux 3.8).
+    const FIRST: u64 = 0xEFFF_FFFD;
+    fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == FIRST)
 }
 
 /// Where the machine's cgroup2 tree is mounted; beside version 1 it has a folder of its own.

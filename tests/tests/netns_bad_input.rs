@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use tests::command::{Run, binary, links, sandbox, traces};
@@ -64,6 +64,27 @@ fn who_is_not_root_is_told_so() {
     let good = Manifests::new(GOOD);
     let mut command = sandbox(&[&good.0], &[]);
     refused(&run(command.uid(65_534).gid(65_534)), &["weir sandbox needs root"]);
+}
+
+#[test]
+fn who_is_root_in_a_user_namespace_only_is_told_so() {
+    let good = Manifests::new(GOOD);
+    let sandbox = sandbox(&[&good.0], &[]);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user"]).arg(sandbox.get_program()).args(sandbox.get_args());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    refused(&run(&mut command), &["weir sandbox needs the machine's own root", "user namespace"]);
+}
+
+#[test]
+fn without_cgroup2_it_is_said_that_services_are_not_translated() {
+    let good = Manifests::new(GOOD);
+    let hide = || umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH).unwrap();
+    let output = apart(&mut sandbox(&[&good.0], &["-o", "json"]), hide);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let warnings = report["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning.as_str().unwrap().contains("cgroup2")), "{warnings:?}");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 fn policy(name: &str, ingress: &str) -> String {
