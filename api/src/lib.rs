@@ -12,11 +12,13 @@
 //! Errors are 4xx or 5xx with an [`Error`].
 
 mod endpoint;
+mod explain;
 mod flow;
 mod revision;
 mod status;
 
 pub use endpoint::{Attach, Attached, Attachment, Collected, Detached, Endpoint, PodRef, Valid};
+pub use explain::{End, Explanation, Miss, PolicyPlace, Reason, RulePlace, Side};
 pub use flow::{Flow, FlowEnd, FlowLine, FlowQuery, PolicyRef, VerdictKind};
 pub use revision::source_revision;
 pub use status::{Counter, EndpointStatus, MapFill, RuleSetStatus, Status};

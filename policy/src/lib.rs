@@ -11,10 +11,12 @@
 //! nothing but the objects.
 #![forbid(unsafe_code)]
 
+pub mod explain;
 pub mod lookup;
 pub mod manifest;
 pub mod object;
 pub mod oracle;
+pub mod places;
 pub mod tables;
 pub mod world;
 
@@ -34,6 +36,7 @@ mod ports;
 mod ruleset;
 mod selector;
 mod services;
+mod spelling;
 mod warning;
 
 pub use compile::{Compiled, compile};

@@ -130,7 +130,7 @@ fn json(text: &str) -> Result<Vec<(usize, Value)>, serde_json::Error> {
 
 /// The documents of a YAML text and the line (from 1) of each one's first line. A `---` or `...` at the very left always
 /// ends a document, even inside a scalar, so a scan of lines is enough.
-fn chunks(text: &str) -> Vec<(usize, String)> {
+pub(crate) fn chunks(text: &str) -> Vec<(usize, String)> {
     let mut chunks = vec![(1, String::new())];
     for (index, line) in text.lines().enumerate() {
         let marker = |mark: &str| {

@@ -96,7 +96,7 @@ impl Selector {
 }
 
 impl Requirement {
-    fn holds(&self, labels: &Labels) -> bool {
+    pub(crate) fn holds(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         match &self.test {
             Test::In(values) => value.is_some_and(|value| values.contains(value)),

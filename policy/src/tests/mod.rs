@@ -6,6 +6,7 @@ mod agreement;
 mod arbitrary;
 mod compiler;
 mod endpoints;
+mod explain;
 mod manifest;
 mod network_policy;
 mod plan;

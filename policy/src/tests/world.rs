@@ -236,7 +236,7 @@ fn sorted(texts: &[String]) -> Vec<String> {
     texts
 }
 
-fn flow(cluster: &Cluster, head: &str) -> Flow {
+pub(super) fn flow(cluster: &Cluster, head: &str) -> Flow {
     let words: Vec<&str> = head.split_whitespace().collect();
     let [from, "->", to, service] = words.as_slice() else {
         panic!("expected FROM -> TO PROTOCOL/PORT: {head:?}")
