@@ -14,6 +14,7 @@ pub mod denial;
 mod end;
 mod exec;
 pub mod expect;
+pub mod explain;
 mod grid;
 mod ground;
 mod keep;

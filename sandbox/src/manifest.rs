@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use policy::manifest::{Document, ParseError, documents};
+use policy::places::Places;
 use serde_json::Value;
 
 use crate::name;
@@ -92,8 +93,21 @@ pub struct Manifests {
     pub warnings: Vec<String>,
 }
 
+/// What one file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The file's name, as the user would write it.
+    pub origin: String,
+    pub text: String,
+}
+
 /// Reads files and folders; `-` is standard input. `expect` is passed over where it lies in one of the folders.
 pub fn load(paths: &[PathBuf], expect: Option<&Path>) -> Result<Manifests, Error> {
+    parse(&sources(paths, expect)?)
+}
+
+/// What [`load`] reads, as text.
+pub fn sources(paths: &[PathBuf], expect: Option<&Path>) -> Result<Vec<Source>, Error> {
     let mut sources = Vec::new();
     // A file named twice, or named beside its folder, is read once.
     let mut seen: BTreeSet<PathBuf> = expect.and_then(|path| path.canonicalize().ok()).into_iter().collect();
@@ -104,7 +118,7 @@ pub fn load(paths: &[PathBuf], expect: Option<&Path>) -> Result<Manifests, Error
             io::stdin()
                 .read_to_string(&mut text)
                 .map_err(|source| Error::Read { path: "standard input".into(), source })?;
-            sources.push(("stdin".to_owned(), text));
+            sources.push(Source { origin: "stdin".to_owned(), text });
             continue;
         }
         let mut files = Vec::new();
@@ -117,15 +131,27 @@ pub fn load(paths: &[PathBuf], expect: Option<&Path>) -> Result<Manifests, Error
             let read = |source| Error::Read { path: origin.clone(), source };
             if seen.insert(file.canonicalize().map_err(read)?) {
                 let text = fs::read_to_string(&file).map_err(read)?;
-                sources.push((origin, text));
+                sources.push(Source { origin, text });
             }
         }
     }
+    Ok(sources)
+}
+
+/// The objects in the texts.
+pub fn parse(sources: &[Source]) -> Result<Manifests, Error> {
     let mut all = Vec::new();
-    for (origin, text) in &sources {
+    for Source { origin, text } in sources {
         all.extend(documents(origin, text)?);
     }
     sift(all)
+}
+
+/// Where the objects and their fields stand in the texts.
+pub fn places(sources: &[Source]) -> Places {
+    let mut places = Places::default();
+    sources.iter().for_each(|source| places.add(&source.origin, &source.text));
+    places
 }
 
 /// The files to read at `path`: itself if it is a file, whatever its name, else what lies below it, in order of name.
