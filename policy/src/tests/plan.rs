@@ -1,5 +1,6 @@
 //! What holds between the writes of a plan.
 
+use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -20,6 +21,12 @@ fn carry_out(tables: &mut Tables, ops: &[MapOp]) {
     }
 }
 
+/// Of each direction, egress first.
+fn verdicts(tables: &Tables, flow: &Flow) -> [Option<bool>; 2] {
+    let answer = tables.lookup(flow);
+    [answer.egress, answer.ingress].map(|judgement| judgement.map(|judgement| judgement.allowed))
+}
+
 /// As below, of the plan between the two.
 fn no_third_answer(before: &Tables, after: &Tables, flows: &[Flow]) -> Result<(), TestCaseError> {
     no_third_answer_of(&plan(before, after), before, after, flows)
@@ -32,10 +39,6 @@ pub(super) fn no_third_answer_of(
     after: &Tables,
     flows: &[Flow],
 ) -> Result<(), TestCaseError> {
-    let verdicts = |tables: &Tables, flow: &Flow| {
-        let answer = tables.lookup(flow);
-        [answer.egress, answer.ingress].map(|judgement| judgement.map(|judgement| judgement.allowed))
-    };
     // Flows that change are the ones to watch; of the others a few.
     let (changing, constant): (Vec<&Flow>, Vec<&Flow>) =
         flows.iter().partition(|flow| verdicts(before, flow) != verdicts(after, flow));
@@ -83,6 +86,47 @@ proptest! {
         let mut changed = description;
         changed.happen(&event);
         no_third_answer(&before, &tables(&changed), &flows)?;
+    }
+
+    /// A flow between two things that changed may meet one of them changed and the other not; never more than that.
+    #[test]
+    fn every_prefix_of_several_events_plan_answers_as_if_some_of_them_had_happened(
+        description in description(), events in vec(event(), 2..4), flows in flows(150),
+    ) {
+        let some_happened: Vec<Tables> = (0..1_usize << events.len())
+            .map(|chosen| {
+                let mut changed = description.clone();
+                let happened = events.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1);
+                happened.for_each(|(_, event)| changed.happen(event));
+                tables(&changed)
+            })
+            .collect();
+        let (before, after) = (&some_happened[0], &some_happened[some_happened.len() - 1]);
+        let mut now = before.clone();
+        let ops = plan(before, after);
+        for (index, op) in ops.iter().enumerate() {
+            now.apply(op);
+            for flow in flows.iter().take(60) {
+                let possible = some_happened.iter().map(|tables| verdicts(tables, flow));
+                let possible: Vec<_> = possible.collect();
+                for (direction, found) in verdicts(&now, flow).iter().enumerate() {
+                    prop_assert!(
+                        possible.iter().any(|answer| answer[direction] == *found),
+                        "{:?} after write {} of {}, {:?}: {:?}, none of {:?}\n{:#?}",
+                        flow,
+                        index,
+                        ops.len(),
+                        op,
+                        found,
+                        possible,
+                        ops
+                    );
+                }
+            }
+            let final_from_here = ops[..=index].contains(&MapOp::AdvanceEpoch);
+            let is_final = |flow: &Flow| verdicts(&now, flow) == verdicts(after, flow);
+            prop_assert!(!final_from_here || flows.iter().all(is_final), "the epoch goes on before all is final");
+        }
     }
 
     #[test]
