@@ -7,7 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::VerdictKind;
 
-/// The answer to `weir explain`.
+/// What `weir explain` asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainQuery {
+    /// An address, `node/NAME`, `outside`, or the name of a pod or a workload: `[KIND/]NAMESPACE/NAME`.
+    pub from: String,
+    /// As `from`, or a Service.
+    pub to: String,
+    /// `80`, `53/udp`, the name of a port, `icmp`.
+    pub port: String,
+}
+
+/// The answer for one pair of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     pub from: End,

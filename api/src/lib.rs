@@ -7,6 +7,7 @@
 //! | `DELETE /v1/endpoints/{container}/{ifname}` | | 200 [`Detached`], whether or not it existed |
 //! | `POST /v1/gc` | [`Valid`] | 200 [`Collected`] |
 //! | `GET /v1/status` | | 200 [`Status`] |
+//! | `GET /v1/explain?from=…&to=…&port=…` | query: [`ExplainQuery`] | 200 list of [`Explanation`], each answer once |
 //! | `GET /v1/flows?follow=true&…` | query: [`FlowQuery`] | 200 NDJSON of [`FlowLine`] |
 //!
 //! Errors are 4xx or 5xx with an [`Error`].
@@ -18,7 +19,7 @@ mod revision;
 mod status;
 
 pub use endpoint::{Attach, Attached, Attachment, Collected, Detached, Endpoint, PodRef, Valid};
-pub use explain::{End, Explanation, Miss, PolicyPlace, Reason, RulePlace, Side};
+pub use explain::{End, ExplainQuery, Explanation, Miss, PolicyPlace, Reason, RulePlace, Side};
 pub use flow::{Flow, FlowEnd, FlowLine, FlowQuery, PolicyRef, VerdictKind};
 pub use revision::source_revision;
 pub use status::{Counter, EndpointStatus, MapFill, RuleSetStatus, Status};

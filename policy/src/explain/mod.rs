@@ -18,9 +18,13 @@ use crate::object::{Kind, ObjectKey};
 use crate::places::Places;
 use crate::world::World;
 
+mod ask;
+mod ends;
 pub(crate) mod gap;
-mod nearest;
+pub(crate) mod nearest;
 mod words;
+
+pub use ask::{Unclear, ask};
 
 /// What the policies of both ends say of a new connection, whichever nodes they are on.
 ///
@@ -55,7 +59,7 @@ pub(crate) struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    fn new(world: &'a World, flow: &'a Flow, direction: Direction) -> Self {
+    pub(crate) fn new(world: &'a World, flow: &'a Flow, direction: Direction) -> Self {
         let (endpoint, peer) = match direction {
             Direction::Egress => (flow.source, flow.destination),
             Direction::Ingress => (flow.destination, flow.source),

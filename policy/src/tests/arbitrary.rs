@@ -63,7 +63,7 @@ const CIDRS: [&str; 16] = [
 ];
 const PORTS: [i32; 12] = [0, 1, 79, 80, 81, 1023, 1024, 8080, 9090, 32768, 65534, 65535];
 const FLOW_PORTS: [u16; 14] = [0, 1, 53, 79, 80, 81, 1023, 1024, 1025, 8080, 9090, 32767, 32768, 65535];
-const PORT_NAMES: [&str; 3] = ["http", "dns", "nobody"];
+pub(crate) const PORT_NAMES: [&str; 3] = ["http", "dns", "nobody"];
 const PROTOCOLS: [&str; 4] = ["TCP", "UDP", "SCTP", "QUIC"];
 const FLOW_PROTOCOLS: [u8; 5] = [6, 17, 132, 1, 58];
 

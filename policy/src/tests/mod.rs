@@ -7,6 +7,7 @@ mod arbitrary;
 mod compiler;
 mod endpoints;
 mod explain;
+mod explain_agreement;
 mod manifest;
 mod network_policy;
 mod plan;
