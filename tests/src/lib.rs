@@ -3,11 +3,16 @@
 
 pub mod bpffs;
 pub mod command;
+pub mod dice;
 pub mod frame;
+pub mod judges;
 pub mod load;
 pub mod node;
+pub mod prove;
 pub mod raw;
 pub mod rows;
+pub mod scene;
+pub mod shrink;
 pub mod stage;
 pub mod town;
 pub mod traffic;

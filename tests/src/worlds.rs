@@ -1,177 +1,317 @@
-//! Random small clusters, the same ones each time: two pods of this node, two of another, a few policies.
+//! Random small clusters, the same ones for the same seed: two pods of the test's node, some of others, a few policies with
+//! every field there is. Small, so that things meet: few names and labels, addresses at the edges of the blocks, ports at
+//! the edges of the ranges; and a slip now and then (an unknown operator, a block outside its block, a range upside down).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use common::net::protocol::{ICMP, ICMPV6, SCTP, TCP, UDP};
-use policy::{Attachment, Flow, PodRef, World, manifest};
+use ipnet::IpNet;
+use policy::Flow;
+use serde_json::{Value, json};
 
-use crate::node::{A, B, FAMILIES, Node, OTHER_NODE, Party, REMOTE, STRANGER};
+pub use crate::dice::Dice;
+use crate::node::{A, B, FAMILIES, NODE, OTHER_NODE, Party, STRANGER};
+use crate::scene::{Scene, key};
+
+const fn party(v4: [u8; 4], v6: [u16; 8]) -> Party {
+    let [a, b, c, d] = v4;
+    let [s, t, u, v, w, x, y, z] = v6;
+    Party { v4: Ipv4Addr::new(a, b, c, d), v6: Ipv6Addr::new(s, t, u, v, w, x, y, z) }
+}
 
 /// Another pod of the other node.
-pub const REMOTE_TOO: Party =
-    Party { v4: Ipv4Addr::new(10, 244, 1, 10), v6: Ipv6Addr::new(0xfd00, 0x244, 0, 1, 0, 0, 0, 0xa) };
+pub const REMOTE_TOO: Party = party([10, 244, 1, 10], [0xfd00, 0x244, 0, 1, 0, 0, 0, 0xa]);
 
-const PODS: [(&str, Party); 4] = [("a", A), ("b", B), ("remote", REMOTE), ("remote-too", REMOTE_TOO)];
-const NAMESPACES: [&str; 2] = ["one", "two"];
-const PORTS: [u16; 6] = [0, 79, 80, 81, 1024, 65535];
-const BLOCKS: [(&str, &str); 6] = [
-    ("0.0.0.0/0", "10.244.0.0/16"),
-    ("10.244.0.0/16", "10.244.1.9/32"),
-    ("10.244.1.8/31", ""),
-    ("::/0", "fd00:244::/32"),
-    ("fd00:244:0:1::/64", "fd00:244:0:1::8/125"),
-    ("172.30.0.0/24", ""),
+/// Where pods of other nodes may be: first and last of the blocks below, and just outside of them.
+const PLACES: [Party; 8] = [
+    party([10, 244, 1, 0], [0xfd00, 0x244, 0, 1, 0, 0, 0, 0]),
+    party([10, 244, 1, 7], [0xfd00, 0x244, 0, 1, 0, 0, 0, 7]),
+    party([10, 244, 1, 8], [0xfd00, 0x244, 0, 1, 0, 0, 0, 8]),
+    party([10, 244, 1, 9], [0xfd00, 0x244, 0, 1, 0, 0, 0, 9]),
+    party([10, 244, 1, 15], [0xfd00, 0x244, 0, 1, 0, 0, 0, 0xf]),
+    party([10, 244, 1, 255], [0xfd00, 0x244, 0, 1, 0xffff, 0xffff, 0xffff, 0xffff]),
+    party([10, 244, 2, 0], [0xfd00, 0x244, 0, 2, 0, 0, 0, 0]),
+    party([10, 245, 0, 0], [0xfd00, 0x245, 0, 0, 0, 0, 0, 0]),
+];
+/// Who is nobody's pod.
+const OTHERS: [Party; 5] = [
+    NODE,
+    OTHER_NODE,
+    STRANGER,
+    party([127, 255, 255, 255], [0x7fff, 0xffff, 0, 0, 0, 0, 0, 1]),
+    party([128, 0, 0, 0], [0x8000, 0, 0, 0, 0, 0, 0, 0]),
+];
+const NAMESPACES: [&str; 3] = ["one", "two", "undeclared"];
+const PORTS: [u16; 11] = [1, 79, 80, 81, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
+const FLOW_PORTS: [u16; 13] = [0, 1, 53, 79, 80, 81, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
+const PORT_NAMES: [&str; 3] = ["http", "dns", "nobody"];
+const BLOCKS: [&str; 20] = [
+    "0.0.0.0/0",
+    "0.0.0.0/1",
+    "128.0.0.0/1",
+    "10.244.0.0/16",
+    "10.244.1.0/24",
+    "10.244.1.8/29",
+    "10.244.1.8/31",
+    "10.244.1.9/32",
+    "10.244.0.2/32",
+    "172.30.0.0/24",
+    "172.30.0.11/32",
+    "198.51.100.0/24",
+    "::/0",
+    "fd00::/8",
+    "fd00:244::/32",
+    "fd00:244:0:1::/64",
+    "fd00:244:0:1::8/125",
+    "fd00:244::3/128",
+    "fd00:30::/64",
+    "2001:db8::7/128",
 ];
 
-/// Numbers that look random (SplitMix64).
-pub struct Dice(pub u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+/// A cluster out of nothing.
+pub fn scene(dice: &mut Dice) -> Scene {
+    let mut scene = Scene { homes: [dice.pick(&NAMESPACES), dice.pick(&NAMESPACES)], objects: Vec::new() };
+    for name in &NAMESPACES[..2] {
+        scene.objects.push(namespace(dice, name));
     }
-
-    pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// True so many times of a hundred.
-    pub fn happens(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    /// Mostly some, up to `most` things, as the members of a JSON list.
-    fn list(&mut self, most: usize, mut thing: impl FnMut(&mut Self) -> String) -> String {
-        let count = if self.happens(15) { 0 } else { 1 + self.below(most) };
-        let things: Vec<String> = (0..count).map(|_| thing(self)).collect();
-        format!("[{}]", things.join(","))
-    }
-}
-
-/// A cluster as the test's node sees it.
-pub fn world(dice: &mut Dice, node: &Node) -> World {
-    let mut world = World::new("node-0");
-    let mut objects = Vec::new();
-    for name in NAMESPACES {
-        let labels = labels(dice);
-        objects.push(format!(
-            r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}","labels":{labels}}}}}"#
-        ));
-    }
-    for (name, party) in PODS {
-        let (namespace, labels, port) = (dice.pick(&NAMESPACES), labels(dice), dice.pick(&PORTS[1..]));
-        let here = party == A || party == B;
-        objects.push(format!(
-            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"{namespace}","uid":"{name}",
-            "labels":{labels}}},"spec":{{"nodeName":"node-{}","containers":[{{"name":"c",
-            "ports":[{{"name":"http","containerPort":{port},"protocol":"TCP"}}]}}]}},
-            "status":{{"phase":"Running","podIP":"{}","podIPs":[{{"ip":"{}"}},{{"ip":"{}"}}]}}}}"#,
-            u8::from(!here),
-            party.v4,
-            party.v4,
-            party.v6,
-        ));
-        if here {
-            world.attach(Attachment {
-                container_id: name.to_owned(),
-                ifname: "eth0".to_owned(),
-                pod: Some(PodRef {
-                    namespace: namespace.to_owned(),
-                    name: name.to_owned(),
-                    uid: Some(name.to_owned()),
-                }),
-                ifindex: node.ifindex(party),
-                ips: FAMILIES.map(|family| party.on(family)).to_vec(),
-            });
+    for pod in ["a", "b"] {
+        // Now and then the API has not shown a pod that runs.
+        if !dice.happens(3) {
+            scene.objects.push(pod_of(dice, pod, &scene.homes));
         }
     }
-    for number in 0..1 + dice.below(5) {
-        objects.push(policy(dice, number));
+    for name in REMOTE_PODS {
+        if dice.happens(60) {
+            scene.objects.push(pod_of(dice, name, &scene.homes));
+        }
     }
-    for document in manifest::documents("worlds", &objects.join("\n---\n")).expect("JSON is YAML") {
-        let (object, warnings) =
-            manifest::object(&document).expect("a valid object").expect("of a known kind");
-        world.apply(object, &warnings);
+    for _ in 0..dice.below(6) {
+        let policy = some_policy(dice);
+        scene.put(policy);
     }
-    world
+    scene
 }
 
-fn labels(dice: &mut Dice) -> String {
-    format!(r#"{{"app":"{}","tier":"{}"}}"#, dice.pick(&["x", "y"]), dice.pick(&["p", "q"]))
-}
+const REMOTE_PODS: [&str; 5] = ["r0", "r1", "r2", "r3", "r4"];
 
-fn selector(dice: &mut Dice) -> String {
-    match dice.below(4) {
-        0 => "{}".to_owned(),
-        1 => format!(r#"{{"matchLabels":{{"app":"{}"}}}}"#, dice.pick(&["x", "y"])),
-        2 => format!(r#"{{"matchLabels":{}}}"#, labels(dice)),
+/// One thing happens.
+pub fn happen(dice: &mut Dice, scene: &mut Scene) {
+    match dice.below(6) {
+        0 => {
+            let name = dice.pick(&NAMESPACES[..2]);
+            scene.put(namespace(dice, name));
+        }
+        1 => {
+            let name = dice.pick(&["a", "b"]);
+            let pod = pod_of(dice, name, &scene.homes);
+            scene.put(pod);
+        }
+        2 => {
+            let name = dice.pick(&REMOTE_PODS);
+            let homes = scene.homes;
+            scene.objects.retain(|object| !(object["kind"] == "Pod" && object["metadata"]["name"] == name));
+            if dice.happens(70) {
+                let pod = pod_of(dice, name, &homes);
+                scene.put(pod);
+            }
+        }
+        3 => {
+            let policies: Vec<_> =
+                scene.objects.iter().filter(|object| object["kind"] == "NetworkPolicy").map(key).collect();
+            if !policies.is_empty() {
+                let gone = &policies[dice.below(policies.len())];
+                scene.objects.retain(|object| key(object) != *gone);
+            }
+        }
         _ => {
-            let operator = dice.pick(&["In", "NotIn"]);
-            format!(r#"{{"matchExpressions":[{{"key":"tier","operator":"{operator}","values":["p"]}}]}}"#)
+            let policy = some_policy(dice);
+            scene.put(policy);
         }
     }
 }
 
-/// One of namespace `one` or `two`, whose pods have labels `app: x|y` and `tier: p|q`.
+fn namespace(dice: &mut Dice, name: &str) -> Value {
+    let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    if dice.happens(80) {
+        object["metadata"]["labels"] = labels(dice);
+    }
+    object
+}
+
+fn labels(dice: &mut Dice) -> Value {
+    let mut labels = json!({});
+    for (key, values) in [("app", ["x", "y"]), ("tier", ["p", "q"])] {
+        if dice.happens(75) {
+            labels[key] = json!(dice.pick(&values));
+        }
+    }
+    labels
+}
+
+/// `a` and `b` are this node's, in their homes; the others are of the other node.
+fn pod_of(dice: &mut Dice, name: &str, homes: &[&str; 2]) -> Value {
+    let (namespace, place, node) = match name {
+        "a" => (homes[0], A, "node-0"),
+        "b" => (homes[1], B, "node-0"),
+        _ => (dice.pick(&NAMESPACES), dice.pick(&PLACES), "node-1"),
+    };
+    let remote = node == "node-1";
+    let mut ports = Vec::new();
+    for _ in 0..dice.below(4) {
+        ports.push(json!({
+            "name": dice.pick(&PORT_NAMES[..2]),
+            "containerPort": dice.pick(&PORTS),
+            "protocol": dice.pick(&["TCP", "UDP", "SCTP"]),
+        }));
+    }
+    let host_network = remote && dice.happens(10);
+    let place = if host_network { OTHER_NODE } else { place };
+    let phase = if remote && dice.happens(10) { dice.pick(&["Succeeded", "Failed"]) } else { "Running" };
+    let mut spec = json!({"nodeName": node, "containers": [{"name": "c", "ports": ports}]});
+    if host_network {
+        spec["hostNetwork"] = json!(true);
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "uid": name, "labels": labels(dice)},
+        "spec": spec,
+        "status": {"phase": phase, "podIP": place.v4, "podIPs": [{"ip": place.v4}, {"ip": place.v6}]},
+    })
+}
+
+fn some_policy(dice: &mut Dice) -> Value {
+    let (name, namespace) = (format!("p{}", dice.below(6)), dice.pick(&NAMESPACES));
+    policy_of(dice, &name, namespace)
+}
+
+/// One of namespace `one` or `two`, as JSON.
 pub fn policy(dice: &mut Dice, number: usize) -> String {
-    let (namespace, selected) = (dice.pick(&NAMESPACES), selector(dice));
-    let types = dice.pick(&[r#""Ingress""#, r#""Egress""#, r#""Ingress","Egress""#]);
-    let ingress = rules(dice, "from");
-    let egress = rules(dice, "to");
-    format!(
-        r#"{{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{{"name":"p{number}",
-        "namespace":"{namespace}"}},"spec":{{"podSelector":{selected},"policyTypes":[{types}],
-        "ingress":{ingress},"egress":{egress}}}}}"#
-    )
+    let namespace = dice.pick(&NAMESPACES[..2]);
+    policy_of(dice, &format!("p{number}"), namespace).to_string()
 }
 
-fn rules(dice: &mut Dice, peers: &str) -> String {
-    dice.list(3, |dice| format!(r#"{{"{peers}":{},"ports":{}}}"#, dice.list(2, peer), dice.list(2, port)))
-}
-
-fn peer(dice: &mut Dice) -> String {
-    match dice.below(4) {
-        0 => format!(r#"{{"podSelector":{}}}"#, selector(dice)),
-        1 => format!(r#"{{"namespaceSelector":{}}}"#, selector(dice)),
-        2 => format!(r#"{{"namespaceSelector":{},"podSelector":{}}}"#, selector(dice), selector(dice)),
-        _ => {
-            let (cidr, except) = dice.pick(&BLOCKS);
-            let except =
-                if except.is_empty() || dice.happens(50) { String::new() } else { format!("\"{except}\"") };
-            format!(r#"{{"ipBlock":{{"cidr":"{cidr}","except":[{except}]}}}}"#)
+fn policy_of(dice: &mut Dice, name: &str, namespace: &str) -> Value {
+    let mut spec = json!({"podSelector": selector(dice)});
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        if dice.happens(70) {
+            spec[direction] = some(dice, 3, |dice| rule(dice, peers));
         }
     }
+    match dice.below(5) {
+        0 => {}
+        1 => spec["policyTypes"] = json!(["Ingress"]),
+        2 => spec["policyTypes"] = json!(["Egress"]),
+        _ => spec["policyTypes"] = json!(["Ingress", "Egress"]),
+    }
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    })
 }
 
-fn port(dice: &mut Dice) -> String {
-    let protocol = dice.pick(&["TCP", "TCP", "UDP", "SCTP"]);
-    let first = dice.pick(&PORTS[1..]);
-    match dice.below(8) {
-        0 => format!(r#"{{"protocol":"{protocol}"}}"#),
-        1 => format!(r#"{{"protocol":"{protocol}","port":"http"}}"#),
-        2 => format!(
-            r#"{{"protocol":"{protocol}","port":{first},"endPort":{}}}"#,
-            dice.pick(&PORTS).max(first)
-        ),
-        _ => format!(r#"{{"protocol":"{protocol}","port":{first}}}"#),
+/// A list, now and then of nothing.
+fn some(dice: &mut Dice, most: usize, mut thing: impl FnMut(&mut Dice) -> Value) -> Value {
+    let count = if dice.happens(12) { 0 } else { 1 + dice.below(most) };
+    (0..count).map(|_| thing(dice)).collect()
+}
+
+fn rule(dice: &mut Dice, peers: &str) -> Value {
+    let mut rule = json!({});
+    if dice.happens(80) {
+        rule[peers] = some(dice, 3, peer);
     }
+    if dice.happens(75) {
+        rule["ports"] = some(dice, 3, port);
+    }
+    rule
+}
+
+fn peer(dice: &mut Dice) -> Value {
+    match dice.below(5) {
+        0 => json!({"podSelector": selector(dice)}),
+        1 => json!({"namespaceSelector": selector(dice)}),
+        2 => json!({"namespaceSelector": selector(dice), "podSelector": selector(dice)}),
+        _ => json!({"ipBlock": block(dice)}),
+    }
+}
+
+fn block(dice: &mut Dice) -> Value {
+    let cidr = dice.pick(&BLOCKS);
+    let inside = |inner: &str| {
+        let [outer, inner]: [IpNet; 2] =
+            [cidr, inner].map(|text| text.parse().expect("the blocks are blocks"));
+        outer != inner && outer.contains(&inner)
+    };
+    let careless = dice.happens(3);
+    let candidates: Vec<&str> = BLOCKS.into_iter().filter(|inner| careless || inside(inner)).collect();
+    let mut block = json!({"cidr": cidr});
+    if !candidates.is_empty() && dice.happens(60) {
+        let count = 1 + dice.below(2);
+        block["except"] = (0..count).map(|_| json!(dice.pick(&candidates))).collect();
+    }
+    block
+}
+
+fn port(dice: &mut Dice) -> Value {
+    let mut port = json!({});
+    if dice.happens(85) {
+        port["protocol"] = json!(dice.pick(&["TCP", "TCP", "UDP", "SCTP"]));
+    }
+    match dice.below(8) {
+        0 => {}
+        1 | 2 => port["port"] = json!(dice.pick(&PORT_NAMES)),
+        3 | 4 => {
+            let (one, other) = (dice.pick(&PORTS), dice.pick(&PORTS));
+            let upside_down = dice.happens(4);
+            let (first, last) =
+                if upside_down { (one.max(other), one.min(other)) } else { (one.min(other), one.max(other)) };
+            port["port"] = json!(first);
+            port["endPort"] = json!(last);
+        }
+        _ => port["port"] = json!(dice.pick(&PORTS)),
+    }
+    port
+}
+
+fn selector(dice: &mut Dice) -> Value {
+    let mut selector = json!({});
+    if dice.happens(45) {
+        selector["matchLabels"] = labels(dice);
+    }
+    if dice.happens(35) {
+        selector["matchExpressions"] = some(dice, 2, expression);
+    }
+    selector
+}
+
+fn expression(dice: &mut Dice) -> Value {
+    let key = dice.pick(&["app", "tier", "kubernetes.io/metadata.name"]);
+    let operator =
+        if dice.happens(3) { "Like" } else { dice.pick(&["In", "NotIn", "Exists", "DoesNotExist"]) };
+    let mut expression = json!({"key": key, "operator": operator});
+    if operator.ends_with("In") {
+        let values: Vec<&str> = ["x", "p", "one"].into_iter().filter(|_| dice.happens(60)).collect();
+        expression["values"] = json!(if values.is_empty() { vec!["y"] } else { values });
+    }
+    expression
 }
 
 /// A connection with at least one end on this node.
 pub fn flow(dice: &mut Dice) -> Flow {
-    let others = [A, B, REMOTE, REMOTE_TOO, OTHER_NODE, STRANGER];
     let family = dice.pick(&FAMILIES);
-    let ends: [IpAddr; 2] = [dice.pick(&[A, B]).on(family), dice.pick(&others).on(family)];
+    let local = dice.pick(&[A, B]);
+    let other = match dice.below(10) {
+        0..=2 => dice.pick(&[A, B]),
+        3..=7 => dice.pick(&PLACES),
+        _ => dice.pick(&OTHERS),
+    };
+    let ends: [IpAddr; 2] = [local.on(family), other.on(family)];
     let [source, destination] = if dice.happens(50) { ends } else { [ends[1], ends[0]] };
     let icmp = if source.is_ipv4() { ICMP } else { ICMPV6 };
     let protocol = dice.pick(&[TCP, TCP, UDP, SCTP, icmp]);
-    let destination_port = if protocol == icmp { 0 } else { dice.pick(&PORTS) };
+    let destination_port = if protocol == icmp { 0 } else { dice.pick(&FLOW_PORTS) };
     Flow { source, destination, destination_port, protocol }
 }

@@ -6,11 +6,13 @@
 
 mod bench;
 mod binaries;
+mod chromium;
 mod debian;
 mod demo;
 mod lint;
 mod manifests;
 mod process;
+mod prove;
 mod setup;
 mod test;
 mod tidy;
@@ -35,6 +37,8 @@ enum Command {
     Demo,
     /// Run one tier of tests, or all of them
     Test(test::Args),
+    /// Random worlds: the specification, the tables, the kernel and the incremental compiler must give one answer
+    Prove(prove::Args),
     /// Clippy over the whole workspace, and the format
     Lint,
     /// Check the laws of this tree that no compiler knows
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup(args) => setup::command(args),
         Command::Test(args) => test::command(args),
+        Command::Prove(args) => prove::command(args),
         Command::Lint => lint::command(),
         Command::Tidy => tidy::command(),
         Command::Manifests(args) => manifests::command(args),
