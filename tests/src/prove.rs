@@ -1,5 +1,6 @@
 //! Series of random worlds before the judges, until the time is up or somebody disagrees.
 
+use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -58,11 +59,14 @@ pub fn prove(
             let (next, counting, over, failure, progress) = (&next, &counting, &over, &failure, &progress);
             scope.spawn(move || {
                 let mut reported = Instant::now();
-                let goes_on = || Instant::now() < deadline && !over.load(Ordering::Relaxed);
+                // However slow the machine: each thread judges a series.
+                let begun = Cell::new(false);
+                let goes_on =
+                    || !begun.replace(true) || Instant::now() < deadline && !over.load(Ordering::Relaxed);
                 while goes_on() {
                     // Made anew only when the old ones are gone: each brings its thread back to where it was.
                     let mut judges = Judges::new();
-                    while goes_on() && judges.have_room_for(SCENES * FLOWS) {
+                    while judges.have_room_for(SCENES * FLOWS) {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
                         if let Err((scene, before, dissent)) = series(&mut judges, seed, counting) {
                             over.store(true, Ordering::Relaxed);
@@ -74,6 +78,9 @@ pub fn prove(
                         if thread == 0 && reported.elapsed() > Duration::from_secs(5) {
                             reported = Instant::now();
                             progress(counting.tally());
+                        }
+                        if !goes_on() {
+                            return;
                         }
                     }
                 }
