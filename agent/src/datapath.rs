@@ -1,17 +1,33 @@
 //! What the loop needs of the world below it, so that it can be tested without root.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use common::config::Config;
+use common::endpoint::EndpointRow;
 use policy::Tables;
 use policy::tables::MapOp;
+
+/// A plan that is not in force.
+#[derive(Debug)]
+pub(crate) enum Unapplied {
+    /// Nothing of it was written.
+    Refused(anyhow::Error),
+    /// What of it was written nobody knows.
+    CutShort(anyhow::Error),
+}
 
 pub(crate) trait Datapath {
     /// Pins of an earlier agent were taken over.
     fn adopted(&self) -> bool;
-    /// What the maps hold.
-    fn read(&self) -> Result<Tables>;
+    /// What the maps hold, as they were read last and written since.
+    fn tables(&self) -> &Tables;
+    /// Reads them again: for when something was written that may not have arrived.
+    fn reread(&mut self) -> Result<()>;
+    /// An endpoint's row as the kernel has it.
+    fn endpoint_row(&self, ip: IpAddr) -> Result<Option<EndpointRow>>;
     /// Writes in order; refuses a plan that does not fit before the first write.
-    fn apply(&mut self, ops: &[MapOp]) -> Result<()>;
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Unapplied>;
     fn config(&self) -> Result<Config>;
 
     fn attach_endpoint(&mut self, ifindex: u32) -> Result<()>;

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use api::{Attach, Attached, Attachment, Collected, Detached, Endpoint, Valid};
-use common::net::Addr;
 use policy::PodRef;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -281,10 +280,11 @@ impl<D: Datapath> Agent<D> {
             .datapath
             .endpoint_attached(attach.host_ifindex)
             .map_err(|error| Refusal::now(format!("{error:#}")))?;
-        let tables = self.datapath.read().map_err(|error| Refusal::now(format!("{error:#}")))?;
-        let rows_present = attach.ips.iter().all(|ip| {
-            tables.endpoints.get(&Addr::from(*ip)).is_some_and(|row| row.ifindex == attach.host_ifindex)
-        });
+        let mut rows_present = true;
+        for ip in &attach.ips {
+            let row = self.datapath.endpoint_row(*ip).map_err(|error| Refusal::now(format!("{error:#}")))?;
+            rows_present &= row.is_some_and(|row| row.ifindex == attach.host_ifindex);
+        }
         Ok(Endpoint { attach: attach.clone(), programs_attached, rows_present })
     }
 

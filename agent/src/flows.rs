@@ -241,7 +241,7 @@ mod tests {
     use std::net::IpAddr;
 
     use common::net::{Addr, Be16};
-    use policy::Names;
+    use policy::{Names, Retired};
 
     use super::*;
     use crate::testing::{NODES, pod, snapshot};
@@ -351,7 +351,7 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.one(event(DropReason::PolicyDenied as u8));
         fixture.source(&[NODES]);
-        fixture.naming.learn(Names::default());
+        fixture.naming.retire(&Retired { rules: [RULE].into(), rule_sets: [WEB_RULES].into() });
         let flow = fixture.one(event(DropReason::PolicyDenied as u8));
         assert_eq!(flow.from.name.as_deref(), Some("shop/client"));
         assert_eq!(flow.to.name.as_deref(), Some("shop/web"));

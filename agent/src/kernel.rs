@@ -1,17 +1,19 @@
 //! The real datapath, as the loop sees it.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use common::config::Config;
+use common::endpoint::EndpointRow;
 use dataplane::{Dataplane, FlowReader, Options};
 use nix::net::if_::if_indextoname;
 use policy::Tables;
 use policy::tables::MapOp;
 use tokio::sync::mpsc;
 
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Unapplied};
 use crate::event::Event;
 
 pub(crate) fn open(pins: &Path) -> Result<(Dataplane, FlowReader)> {
@@ -54,12 +56,23 @@ impl Datapath for Dataplane {
         Dataplane::adopted(self)
     }
 
-    fn read(&self) -> Result<Tables> {
-        Ok(Dataplane::read(self)?)
+    fn tables(&self) -> &Tables {
+        Dataplane::tables(self)
     }
 
-    fn apply(&mut self, ops: &[MapOp]) -> Result<()> {
-        Ok(Dataplane::apply(self, ops)?)
+    fn reread(&mut self) -> Result<()> {
+        Ok(Dataplane::reread(self)?)
+    }
+
+    fn endpoint_row(&self, ip: IpAddr) -> Result<Option<EndpointRow>> {
+        Ok(Dataplane::endpoint_row(self, ip)?)
+    }
+
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Unapplied> {
+        Dataplane::apply(self, ops).map_err(|error| match error {
+            dataplane::Error::Full { .. } => Unapplied::Refused(error.into()),
+            _ => Unapplied::CutShort(error.into()),
+        })
     }
 
     fn config(&self) -> Result<Config> {

@@ -10,19 +10,21 @@ use std::time::{Duration, Instant};
 
 use common::id::{RuleId, RuleSetId};
 use common::net::Addr;
-use policy::{Names, Object, RuleName, RuleSetName, World};
+use policy::{Names, Object, Retired, RuleName, RuleSetName, World};
 
 /// How long a pod that is gone keeps its name here.
 const REMEMBERED: Duration = Duration::from_secs(30);
-/// How many generations of rules and rule sets keep their names.
+/// How many generations of rules and rule sets that are no more keep their names.
 const GENERATIONS: usize = 4;
 /// Strangers' addresses are remembered too (as nameless), and a scan has many: about 4 MiB.
 const CACHED_ADDRESSES: usize = 1 << 16;
 
 #[derive(Default)]
 pub(crate) struct Naming {
-    /// The newest first.
-    generations: VecDeque<Names>,
+    /// Of what is in use.
+    names: Names,
+    /// Of what was, the latest first.
+    retired: VecDeque<Names>,
     rules: HashMap<RuleId, Arc<RuleName>>,
     rule_sets: HashMap<RuleSetId, Arc<RuleSetName>>,
     addresses: HashMap<Addr, Option<Arc<str>>>,
@@ -32,19 +34,30 @@ pub(crate) struct Naming {
 }
 
 impl Naming {
-    /// Takes in the names of a new compilation.
+    /// Takes in names that are new, or have changed.
     pub(crate) fn learn(&mut self, names: Names) {
-        if self.generations.front() == Some(&names) {
-            return;
+        for id in names.rule_sets.keys() {
+            self.rule_sets.remove(id);
         }
-        self.rules.clear();
-        self.rule_sets.clear();
-        self.generations.push_front(names);
-        self.generations.truncate(GENERATIONS);
+        self.names.rules.extend(names.rules);
+        self.names.rule_sets.extend(names.rule_sets);
     }
 
-    pub(crate) fn newest(&self) -> Option<&Names> {
-        self.generations.front()
+    /// Puts the names of what is no more among those that are forgotten in time.
+    pub(crate) fn retire(&mut self, retired: &Retired) {
+        let rules = retired.rules.iter().filter_map(|id| self.names.rules.remove_entry(id)).collect();
+        let sets = retired.rule_sets.iter().filter_map(|id| self.names.rule_sets.remove_entry(id));
+        let names = Names { rules, rule_sets: sets.collect() };
+        if names != Names::default() {
+            self.retired.push_front(names);
+            self.retired.truncate(GENERATIONS);
+            self.rules.clear();
+            self.rule_sets.clear();
+        }
+    }
+
+    pub(crate) fn rule_sets(&self) -> &BTreeMap<RuleSetId, RuleSetName> {
+        &self.names.rule_sets
     }
 
     /// The world has changed: what was looked up in it may be old.
@@ -94,24 +107,26 @@ impl Naming {
     }
 
     pub(crate) fn rule(&mut self, id: RuleId) -> Option<Arc<RuleName>> {
-        find(&mut self.rules, &self.generations, |names| &names.rules, id)
+        find(&mut self.rules, &self.names, &self.retired, |names| &names.rules, id)
     }
 
     pub(crate) fn rule_set(&mut self, id: RuleSetId) -> Option<Arc<RuleSetName>> {
-        find(&mut self.rule_sets, &self.generations, |names| &names.rule_sets, id)
+        find(&mut self.rule_sets, &self.names, &self.retired, |names| &names.rule_sets, id)
     }
 }
 
 fn find<Id: Copy + Ord + std::hash::Hash, Name: Clone>(
     made: &mut HashMap<Id, Arc<Name>>,
-    generations: &VecDeque<Names>,
+    names: &Names,
+    retired: &VecDeque<Names>,
     part: impl Fn(&Names) -> &BTreeMap<Id, Name>,
     id: Id,
 ) -> Option<Arc<Name>> {
     if let Some(name) = made.get(&id) {
         return Some(Arc::clone(name));
     }
-    let name = Arc::new(generations.iter().find_map(|names| part(names).get(&id))?.clone());
+    let mut known = std::iter::once(names).chain(retired);
+    let name = Arc::new(known.find_map(|names| part(names).get(&id))?.clone());
     made.insert(id, Arc::clone(&name));
     Some(name)
 }

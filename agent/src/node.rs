@@ -25,6 +25,17 @@ impl Neighbourhood {
         let others = world.nodes().filter(|node| own.as_ref().is_none_or(|own| own.name != node.name));
         Self { ready, others: others.cloned().collect(), own }
     }
+
+    /// Becomes what the world has. Whether that is news; where it is none, which is nearly always, nothing is copied.
+    pub(crate) fn follow(&mut self, world: &World, ready: bool) -> bool {
+        let own = world.node();
+        let others = world.nodes().filter(|node| own.is_none_or(|own| own.name != node.name));
+        let same = ready == self.ready && own == self.own.as_ref() && others.eq(&self.others);
+        if !same {
+            *self = Self::of(world, ready);
+        }
+        !same
+    }
 }
 
 /// The parts of the plugin's configuration that the node does not say.

@@ -5,13 +5,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use policy::{Tables, Warning, World};
+use policy::{Compiler, Update, Warning, World};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Unapplied};
 use crate::endpoints::{Admitted, Farewell, Waiting};
 use crate::event::{Call, Event, Question};
 use crate::flows::Flows;
@@ -23,8 +22,10 @@ use crate::source::Snapshot;
 
 /// Events handled before the next plan at most, so that a flood of one kind cannot hold the others up for ever.
 const BATCH: usize = 256;
-/// A plan that failed is tried again after this, and before it with the next change.
+/// A plan that failed is tried again after this, then after twice as long each time, up to the longest; and before that
+/// with the next change.
 const RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// Whether the link of programs that are to go is gone is looked after so soon, then after twice as long each time, up to
 /// the longest.
 const DEPARTURE: Duration = Duration::from_millis(5);
@@ -42,8 +43,7 @@ pub(crate) struct Agent<D> {
     pub(crate) naming: Naming,
     pub(crate) flows: Flows,
     pub(crate) meter: Meter,
-    /// What the maps hold; unknown before the first look, and after a write that failed half-way.
-    pub(crate) actual: Option<Tables>,
+    compiler: Compiler,
     /// The first complete list has arrived.
     pub(crate) source_seen: bool,
     /// The first complete list is in force.
@@ -64,6 +64,7 @@ pub(crate) struct Agent<D> {
     /// The world differs from what was last compiled.
     changed: bool,
     retry_at: Option<Instant>,
+    retry_after: Duration,
     depart_at: Option<Instant>,
     depart_after: Duration,
     move_at: Option<Instant>,
@@ -85,7 +86,7 @@ impl<D: Datapath> Agent<D> {
             naming: Naming::default(),
             flows: Flows::new(node),
             meter: Meter::default(),
-            actual: None,
+            compiler: Compiler::new(),
             source_seen: false,
             ready: false,
             revision_read: None,
@@ -100,6 +101,7 @@ impl<D: Datapath> Agent<D> {
             neighbourhood,
             changed: false,
             retry_at: None,
+            retry_after: RETRY,
             depart_at: None,
             depart_after: DEPARTURE,
             move_at: None,
@@ -244,9 +246,10 @@ impl<D: Datapath> Agent<D> {
         }
         self.changed = false;
         let outcome = self.compile_and_apply().map_err(|error| format!("{error:#}"));
-        self.retry_at = outcome.is_err().then(|| Instant::now() + RETRY);
+        self.retry_at = outcome.is_err().then(|| Instant::now() + self.retry_after);
         match &outcome {
             Ok(()) => {
+                self.retry_after = RETRY;
                 self.revision_in_force.clone_from(&self.revision_read);
                 if self.last_error.take().is_some() {
                     info!("plan carried out after all");
@@ -258,44 +261,47 @@ impl<D: Datapath> Agent<D> {
             }
             Err(problem) => {
                 self.meter.refused += 1;
+                self.retry_after = (2 * self.retry_after).min(LONGEST_RETRY);
                 if self.last_error.as_ref() != Some(problem) {
                     error!(error = problem, "plan not carried out, the last good generation stays in force");
                 }
                 self.last_error = Some(problem.clone());
             }
         }
-        let neighbourhood = Neighbourhood::of(&self.world, self.ready);
-        self.neighbourhood.send_if_modified(|last| {
-            let news = *last != neighbourhood;
-            *last = neighbourhood;
-            news
-        });
+        self.neighbourhood.send_if_modified(|last| last.follow(&self.world, self.ready));
         outcome
     }
 
     fn compile_and_apply(&mut self) -> anyhow::Result<()> {
         let began = std::time::Instant::now();
-        let compiled = policy::compile(&self.world);
-        self.complain("policy", compiled.warnings.iter().map(Warning::to_string).collect());
+        let Update { plan, names, warnings } = self.compiler.update(&mut self.world, self.datapath.tables());
+        if let Some(warnings) = warnings {
+            self.complain("policy", warnings.iter().map(Warning::to_string).collect());
+        }
         // Before they are in force: the first event that needs the names comes after this.
-        self.naming.learn(compiled.names);
-        let actual = match self.actual.take() {
-            Some(actual) => actual,
-            None => self.datapath.read().context("read what the maps hold")?,
-        };
-        let plan = policy::plan(&actual, &compiled.tables);
+        self.naming.learn(names);
         self.meter.planned(began.elapsed(), plan.len());
         if !plan.is_empty() {
             let began = std::time::Instant::now();
-            if let Err(error) = self.datapath.apply(&plan) {
-                // How far it came only the maps know. If they cannot be read now, the next plan reads them.
-                self.actual = self.datapath.read().ok();
+            let error = match self.datapath.apply(&plan) {
+                Ok(()) => None,
+                Err(Unapplied::Refused(error)) => Some(error),
+                Err(Unapplied::CutShort(error)) => {
+                    // How far it came only the maps know. Where they cannot be read either, what is thought to be in them
+                    // is what was thought before.
+                    self.compiler.start_again();
+                    let unread = self.datapath.reread().err();
+                    Some(unread.map_or(error, |unread| unread.context("read what the maps hold")))
+                }
+            };
+            if let Some(error) = error {
                 return Err(error.context(format!("carry out a plan of {} writes", plan.len())));
             }
             self.meter.applied(began.elapsed());
             info!(writes = plan.len(), generation = self.generation(), "plan carried out");
         }
-        self.actual = Some(compiled.tables);
+        let retired = self.compiler.carried_out();
+        self.naming.retire(&retired);
         Ok(())
     }
 

@@ -38,7 +38,7 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn endpoint_statuses(&self) -> Vec<EndpointStatus> {
-        let row = |addr: Addr| self.actual.as_ref()?.endpoints.get(&addr);
+        let row = |addr: Addr| self.datapath.tables().endpoints.get(&addr);
         let rules = |id: Option<RuleSetId>| match id {
             None => "not programmed".to_owned(),
             Some(id) if id.is_open() => "open".to_owned(),
@@ -64,15 +64,14 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn rule_set_statuses(&self) -> Vec<RuleSetStatus> {
-        let Some(names) = self.naming.newest() else { return Vec::new() };
         let mut users: BTreeMap<RuleSetId, BTreeSet<u32>> = BTreeMap::new();
-        for row in self.actual.iter().flat_map(|tables| tables.endpoints.values()) {
+        for row in self.datapath.tables().endpoints.values() {
             for rule_set in [row.ingress, row.egress] {
                 users.entry(rule_set).or_default().insert(row.ifindex);
             }
         }
-        names
-            .rule_sets
+        self.naming
+            .rule_sets()
             .iter()
             .map(|(id, name)| RuleSetStatus {
                 id: format!("{id:?}"),

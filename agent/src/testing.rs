@@ -2,16 +2,19 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use common::config::Config;
+use common::endpoint::EndpointRow;
+use common::net::Addr;
 use policy::Tables;
 use policy::tables::MapOp;
 
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Unapplied};
 use crate::source::Snapshot;
 
 /// What the kernel would hold. It outlives the agent, as pins do.
@@ -24,6 +27,8 @@ pub(crate) struct Kernel {
     pub(crate) settled: BTreeSet<u32>,
     /// Plans of more writes than this do not fit.
     pub(crate) room: Option<usize>,
+    /// Writes fail after so many.
+    pub(crate) breaks_after: Option<usize>,
     pub(crate) attach_fails: bool,
     /// Everything that was done, in order.
     pub(crate) log: Vec<String>,
@@ -33,6 +38,16 @@ pub(crate) struct Kernel {
 pub(crate) struct MemoryDatapath {
     pub(crate) kernel: Rc<RefCell<Kernel>>,
     pub(crate) adopted: bool,
+    /// As they were read last and written since.
+    tables: Tables,
+}
+
+impl MemoryDatapath {
+    /// What a new agent finds.
+    pub(crate) fn reopened(&self) -> Self {
+        let tables = self.kernel.borrow().tables.clone();
+        Self { tables, ..self.clone() }
+    }
 }
 
 impl Datapath for MemoryDatapath {
@@ -40,17 +55,30 @@ impl Datapath for MemoryDatapath {
         self.adopted
     }
 
-    fn read(&self) -> Result<Tables> {
-        Ok(self.kernel.borrow().tables.clone())
+    fn tables(&self) -> &Tables {
+        &self.tables
     }
 
-    fn apply(&mut self, ops: &[MapOp]) -> Result<()> {
+    fn reread(&mut self) -> Result<()> {
+        self.tables = self.kernel.borrow().tables.clone();
+        Ok(())
+    }
+
+    fn endpoint_row(&self, ip: IpAddr) -> Result<Option<EndpointRow>> {
+        Ok(self.kernel.borrow().tables.endpoints.get(&Addr::from(ip)).copied())
+    }
+
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), Unapplied> {
         let mut kernel = self.kernel.borrow_mut();
         if kernel.room.is_some_and(|room| ops.len() > room) {
-            bail!("map `RULES` is too small");
+            return Err(Unapplied::Refused(anyhow!("map `RULES` is too small")));
         }
-        for op in ops {
+        for (index, op) in ops.iter().enumerate() {
+            if kernel.breaks_after == Some(index) {
+                return Err(Unapplied::CutShort(anyhow!("write map `RULES`")));
+            }
             kernel.tables.apply(op);
+            self.tables.apply(op);
         }
         kernel.generation += 1;
         kernel.log.push("apply".into());

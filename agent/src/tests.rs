@@ -41,7 +41,7 @@ impl Node {
     fn start(&mut self) {
         let records = Records::load(self.folder.path().join("endpoints")).unwrap();
         let (neighbourhood, _) = watch::channel(Neighbourhood::default());
-        let agent = Agent::new("node-0", self.datapath.clone(), records, neighbourhood);
+        let agent = Agent::new("node-0", self.datapath.reopened(), records, neighbourhood);
         let (events, queue) = mpsc::channel(16);
         self.agent = Some((events, spawn_local(agent.run(queue))));
     }
@@ -240,6 +240,28 @@ async fn a_plan_that_does_not_fit_leaves_the_last_generation_in_force_and_is_tri
         assert_eq!(status.last_error, None);
         assert_ne!(status.source_revision, good.source_revision);
         assert_ne!(node.kernel(|kernel| kernel.tables.clone()), tables);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_broke_off_is_taken_up_from_what_the_maps_hold() {
+    on_a_node(async |node| {
+        let before = [NODES, &pod("web", "10.244.0.1"), &pod("client", "10.244.0.2")];
+        node.source(&before).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.kernel(|kernel| kernel.breaks_after = Some(1));
+        node.source(&[before[0], before[1], before[2], &policy("quiet", "web")]).await;
+        assert!(node.status().await.last_error.unwrap().contains("write map `RULES`"));
+        assert!(node.kernel(|kernel| !kernel.tables.rules.is_empty()), "one write arrived");
+
+        node.kernel(|kernel| kernel.breaks_after = None);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let status = node.status().await;
+        assert_eq!(status.last_error, None);
+        assert_eq!(status.rule_sets[0].policies, ["shop/quiet"]);
+        assert_eq!(status.rule_sets[0].endpoints, 1);
+        node.kernel(|kernel| assert_eq!(kernel.tables.rules.len(), status.rule_sets[0].rows));
     })
     .await;
 }

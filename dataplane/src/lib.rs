@@ -19,9 +19,11 @@ pub use sweep::SweepReport;
 pub use trial::{Action, Trial, Trialled};
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use common::config::Config;
+use common::endpoint::EndpointRow;
 use policy::tables::{MapOp, Tables};
 
 /// The datapath of one node.
@@ -53,6 +55,17 @@ impl Dataplane {
     /// What the maps hold, without asking the kernel.
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// Reads what the maps hold into [`tables`](Self::tables): for when a write failed.
+    pub fn reread(&mut self) -> Result<(), Error> {
+        self.tables = self.maps.read()?;
+        Ok(())
+    }
+
+    /// The row of one endpoint, read from the kernel.
+    pub fn endpoint_row(&self, ip: IpAddr) -> Result<Option<EndpointRow>, Error> {
+        self.maps.endpoint(ip.into())
     }
 
     /// What the maps hold, read from the kernel.

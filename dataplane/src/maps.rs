@@ -93,6 +93,14 @@ impl Maps {
         Ok(tables)
     }
 
+    pub(crate) fn endpoint(&self, addr: Addr) -> Result<Option<EndpointRow>, Error> {
+        match self.endpoints.get(&addr, 0) {
+            Ok(row) => Ok(Some(row)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(Error::map("read", names::ENDPOINTS)(error)),
+        }
+    }
+
     pub(crate) fn write(&mut self, op: &MapOp) -> Result<(), Error> {
         match *op {
             MapOp::PutEndpoint(addr, row) => {
