@@ -1,6 +1,9 @@
 //! Everything that can make the agent do something. Add a variant, not a task that owns state.
 
-use api::{Attach, Attached, Attachment, Collected, Detached, Endpoint, FlowQuery, Status, Valid};
+use api::{
+    Attach, Attached, Attachment, Collected, Detached, Endpoint, ExplainQuery, Explanation, FlowQuery,
+    Status, Valid,
+};
 use common::flow::FlowEvent;
 use tokio::sync::oneshot;
 
@@ -42,6 +45,7 @@ pub(crate) enum Question {
     Endpoint(Attachment, Reply<Endpoint>),
     Status(Reply<Status>),
     Flows(FlowQuery, Reply<FlowFeed>),
+    Explain(ExplainQuery, Reply<Vec<Explanation>>),
     Numbers(Reply<Numbers>),
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use api::{Attachment, FlowLine, FlowQuery, VerdictKind};
+use api::{Attachment, ExplainQuery, FlowLine, FlowQuery, VerdictKind};
 use futures_util::stream;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -69,6 +69,10 @@ async fn answer(request: Request<Incoming>, events: &mpsc::Sender<Event>) -> Out
         (&Method::GET, ["v1", "status"]) => {
             json(&ask(events, |reply| Call::Ask(Question::Status(reply))).await?)
         }
+        (&Method::GET, ["v1", "explain"]) => {
+            let query = explain_query(request.uri().query().unwrap_or_default())?;
+            json(&ask(events, |reply| Call::Ask(Question::Explain(query, reply))).await?)
+        }
         (&Method::GET, ["v1", "flows"]) => {
             let query = flow_query(request.uri().query().unwrap_or_default())?;
             let feed = ask(events, |reply| Call::Ask(Question::Flows(query.clone(), reply))).await?;
@@ -106,6 +110,28 @@ fn attachment(container: &str, ifname: &str) -> Attachment {
 fn decoded(part: &str) -> String {
     let part = part.replace('+', "%2B").replace('=', "%3D").replace('&', "%26");
     form_urlencoded::parse(part.as_bytes()).next().map(|(name, _)| name.into_owned()).unwrap_or_default()
+}
+
+fn explain_query(query: &str) -> Result<ExplainQuery, Refusal> {
+    let mut explain = ExplainQuery::default();
+    for (field, value) in form_urlencoded::parse(query.as_bytes()) {
+        match field.as_ref() {
+            "from" => explain.from = value.into_owned(),
+            "to" => explain.to = value.into_owned(),
+            "port" => explain.port = value.into_owned(),
+            _ => {
+                return Err(Refusal::caller(format!(
+                    "explain: {field}={value}: must be one of from, to, port"
+                )));
+            }
+        }
+    }
+    for (field, value) in [("from", &explain.from), ("to", &explain.to), ("port", &explain.port)] {
+        if value.is_empty() {
+            return Err(Refusal::caller(format!("explain: {field} is missing")));
+        }
+    }
+    Ok(explain)
 }
 
 fn flow_query(query: &str) -> Result<FlowQuery, Refusal> {

@@ -9,6 +9,7 @@ mod conflist;
 mod datapath;
 mod endpoints;
 mod event;
+mod explain;
 mod flows;
 mod health;
 mod http;

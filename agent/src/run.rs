@@ -169,6 +169,7 @@ impl<D: Datapath> Agent<D> {
             Question::Endpoint(attachment, reply) => drop(reply.send(self.endpoint(&attachment))),
             Question::Status(reply) => drop(reply.send(Ok(self.status()))),
             Question::Flows(query, reply) => drop(reply.send(Ok(self.flows.query(&query)))),
+            Question::Explain(query, reply) => drop(reply.send(self.explain(&query))),
             Question::Numbers(reply) => drop(reply.send(Ok(self.numbers()))),
         }
     }

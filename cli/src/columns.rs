@@ -67,18 +67,19 @@ impl Columns {
     }
 
     fn write(&self, line: &mut String, cell: &Cell) {
-        let code = match cell.tone {
-            Tone::Good => "32",
-            Tone::Bad => "31",
-            Tone::Quiet => "2",
-            Tone::Plain => "",
-        };
-        if self.colour && !code.is_empty() {
-            line.push_str(&format!("\x1b[{code}m{}\x1b[0m", cell.text));
-        } else {
-            line.push_str(&cell.text);
-        }
+        line.push_str(&toned(&cell.text, cell.tone, self.colour));
     }
+}
+
+/// A text as it stands out on a terminal that has colours.
+pub(crate) fn toned(text: &str, tone: Tone, colour: bool) -> String {
+    let code = match tone {
+        Tone::Good => "32",
+        Tone::Bad => "31",
+        Tone::Quiet => "2",
+        Tone::Plain => "",
+    };
+    if colour && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// All rows in columns of their own, each line after `indent`.

@@ -7,6 +7,7 @@
 
 mod agents;
 mod columns;
+mod explain;
 mod flows;
 mod format;
 mod sandbox;
@@ -33,6 +34,8 @@ enum Command {
     Sandbox(sandbox::Args),
     /// Show connections and drops as the agent saw them
     Flows(flows::Args),
+    /// Say whether one end may reach another, and why
+    Explain(explain::Args),
     /// Show what the agent has in force
     Status(status::Args),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let result = match Weir::parse().command {
         Command::Sandbox(args) => sandbox::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Status(args) => status::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -4,19 +4,21 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::Explanation;
+use api::{ExplainQuery, Explanation};
 use ipnet::IpNet;
-use policy::explain::explain;
+use policy::explain::{Unclear, ask, explain};
 use policy::manifest::{Document, object};
 use policy::places::Places;
 use policy::{Flow, World};
 use serde_json::Value;
 
 use crate::object::objects;
-use crate::plan::{Cast, PodIps};
+use crate::plan::{Cast, Listen, PodIps};
 
 /// A cast as the policies see it.
 pub struct Explainer {
+    /// Where each pod's stub answers, by the pod's key.
+    listening: BTreeMap<String, Vec<Listen>>,
     world: World,
     places: Places,
 }
@@ -35,7 +37,8 @@ impl Explainer {
                 world.apply(object, &unknown_fields);
             }
         }
-        Self { world, places }
+        let listening = cast.pods.iter().map(|pod| (pod.key(), pod.listen.clone())).collect();
+        Self { listening, world, places }
     }
 
     /// The verdict on a new connection, and why. `protocol` is the number in the IP header.
@@ -44,12 +47,41 @@ impl Explainer {
         explain(&self.world, &flow, &self.places)
     }
 
+    /// The same for ends and ports by name; each answer once.
+    pub fn ask(&self, query: &ExplainQuery) -> Result<Vec<Explanation>, Unclear> {
+        let answers = ask(&self.world, &self.places, query)?.into_iter();
+        let noted = answers.map(|(flow, mut answer)| {
+            answer.notes.extend(self.nobody_listens(&flow, &answer));
+            answer
+        });
+        Ok(noted.collect())
+    }
+
     pub fn world(&self) -> &World {
         &self.world
     }
 
     pub fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// Policies do not ask whether somebody listens, but who asks about a connection wants to know.
+    fn nobody_listens(&self, flow: &Flow, answer: &Explanation) -> Option<String> {
+        let name = answer.to.name.as_deref()?;
+        let listening = self.listening.get(name)?;
+        let is_asked = |listen: &Listen| {
+            (listen.port, listen.protocol.number()) == (flow.destination_port, flow.protocol)
+        };
+        if answer.port == 0 || listening.iter().any(is_asked) {
+            return None;
+        }
+        let ports: Vec<_> =
+            listening.iter().map(|listen| format!("{}/{}", listen.port, listen.protocol)).collect();
+        let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
+        let (port, protocol) = (answer.port, &answer.protocol);
+        Some(format!(
+            "{name} declares no port {port}/{protocol}: perhaps nobody listens; it declares {ports}"
+        ))
     }
 }
 

@@ -32,11 +32,15 @@ struct Asked<'a> {
 }
 
 /// The answers for every pair of addresses that the question may mean, each answer once.
-pub fn ask(world: &World, places: &Places, query: &ExplainQuery) -> Result<Vec<Explanation>, Unclear> {
+pub fn ask(
+    world: &World,
+    places: &Places,
+    query: &ExplainQuery,
+) -> Result<Vec<(Flow, Explanation)>, Unclear> {
     let from = Ends::find(world, "--from", &query.from)?;
     let to = Ends::find(world, "--to", &query.to)?;
     let port = Asked::parse(&query.port)?;
-    let mut answers: Vec<Explanation> = Vec::new();
+    let mut answers: Vec<(Flow, Explanation)> = Vec::new();
     let mut missing = None;
     let mut has_pair = false;
     for source in from.all.iter().take(MOST) {
@@ -57,14 +61,14 @@ pub fn ask(world: &World, places: &Places, query: &ExplainQuery) -> Result<Vec<E
                 Flow { source: source.ip, destination: destination.ip, destination_port: number, protocol };
             let mut answer = explain(world, &flow, places);
             answer.notes.extend(source.note.iter().chain(&destination.note).cloned());
-            if !answers.iter().any(|known| is_same(known, &answer)) {
-                answers.push(answer);
+            if !answers.iter().any(|(_, known)| is_same(known, &answer)) {
+                answers.push((flow, answer));
             }
         }
     }
     for (field, value, ends) in [("--from", &query.from, &from), ("--to", &query.to, &to)] {
         if ends.all.len() > MOST
-            && let Some(first) = answers.first_mut()
+            && let Some((_, first)) = answers.first_mut()
         {
             let count = ends.all.len();
             first

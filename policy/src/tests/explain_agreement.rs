@@ -205,7 +205,8 @@ fn what_a_nearest_miss_names_is_all_that_is_missing() {
     run.unwrap_or_else(|error| panic!("{error}"));
     let counts = mended.take();
     // `excepted` comes too seldom to insist on.
-    for kind in ["port", "protocol", "named", "label", "namespace label", "namespace", "outside", "selection"] {
+    for kind in ["port", "protocol", "named", "label", "namespace label", "namespace", "outside", "selection"]
+    {
         assert!(counts.contains_key(kind), "no {kind} was mended: {counts:?}");
     }
 }
