@@ -39,6 +39,9 @@ struct Up {
     /// YAML of who must and must not reach whom (docs/sandbox-expect.md)
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
+    /// Write one page of HTML as well: who reaches whom, and why not (rewritten on each change with --watch)
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
     /// Apply again when a file changes, and print what that changed
@@ -102,6 +105,7 @@ fn options(up: Up) -> anyhow::Result<Options> {
         replicas: up.replicas.map(usize::from),
         pod_cidrs: up.pod_cidr,
         expect: up.expect,
+        report: up.report,
         output: match up.output {
             Format::Table => Output::Table,
             Format::Json => Output::Json,

@@ -26,15 +26,20 @@ pub fn cause(by: Option<&By>) -> String {
     let Some(by) = by else {
         return "no answer, and the kernel said nothing".to_owned();
     };
-    let why = match by.reason.as_str() {
-        "policy_denied" => "no rule allows it".to_owned(),
-        "timeout" => "no answer, though no node dropped it".to_owned(),
-        other => other.replace('_', " "),
-    };
+    let why = why(by);
     match (&by.direction, by.policies.is_empty()) {
         (Some(direction), false) => format!("{direction} by {}: {why}", by.policies.join(", ")),
         (Some(direction), true) => format!("{direction}: {why}"),
         (None, _) => why,
+    }
+}
+
+/// The reason of a cause in words, without whose it is.
+pub fn why(by: &By) -> String {
+    match by.reason.as_str() {
+        "policy_denied" => "no rule allows it".to_owned(),
+        "timeout" => "no answer, though no node dropped it".to_owned(),
+        other => other.replace('_', " "),
     }
 }
 

@@ -17,19 +17,19 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::ground::{self, Binaries};
-use crate::plan::{Cast, Options};
-use crate::run::supervise;
+use crate::plan::Options;
+use crate::run::{Input, supervise};
 use crate::state::{self, State};
 
 /// What the child is told, in one line.
 #[derive(Serialize, Deserialize)]
 struct Orders {
     options: Options,
-    cast: Cast,
+    input: Input,
 }
 
 /// Starts a supervisor that stays, and waits until everything is up and shown.
-pub(crate) fn start(options: &Options, cast: &Cast) -> anyhow::Result<ExitCode> {
+pub(crate) fn start(options: Options, input: Input) -> anyhow::Result<ExitCode> {
     let (mut ours, theirs) = UnixStream::pair().context("make a socket to the supervisor")?;
     let stub = Binaries::beside_us()?.stub;
     let mut child = Command::new(&stub)
@@ -37,8 +37,7 @@ pub(crate) fn start(options: &Options, cast: &Cast) -> anyhow::Result<ExitCode> 
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .with_context(|| format!("start {}", stub.display()))?;
-    let orders = Orders { options: options.clone(), cast: cast.clone() };
-    let mut line = serde_json::to_vec(&orders).context("write down the orders")?;
+    let mut line = serde_json::to_vec(&Orders { options, input }).context("write down the orders")?;
     line.push(b'\n');
     ours.write_all(&line).context("tell the supervisor its orders")?;
     let mut code = [0];
@@ -59,9 +58,9 @@ pub fn supervise_kept() -> anyhow::Result<()> {
     let mut starter = BufReader::new(UnixStream::from(starter));
     let mut line = String::new();
     starter.read_line(&mut line).context("read the orders")?;
-    let Orders { options, cast } = serde_json::from_str(&line).context("understand the orders")?;
+    let Orders { options, input } = serde_json::from_str(&line).context("understand the orders")?;
     let binaries = Binaries::beside_us()?;
-    supervise(options, cast, binaries, Some(Settle { starter: starter.into_inner() })).map(drop)
+    supervise(options, input, binaries, Some(Settle { starter: starter.into_inner() })).map(drop)
 }
 
 /// Who is to be told once everything is up and shown.

@@ -26,6 +26,7 @@ pub mod name;
 mod node;
 pub mod object;
 pub mod output;
+mod page;
 mod place;
 pub mod plan;
 mod pod;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use policy::manifest::{Document, ParseError, documents};
 use policy::places::Places;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::name;
@@ -94,7 +95,7 @@ pub struct Manifests {
 }
 
 /// What one file holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// The file's name, as the user would write it.
     pub origin: String,

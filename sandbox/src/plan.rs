@@ -24,6 +24,8 @@ pub struct Options {
     pub pod_cidrs: Vec<IpNet>,
     /// A file of who must and must not reach whom.
     pub expect: Option<PathBuf>,
+    /// Where to write the page of who reaches whom and why.
+    pub report: Option<PathBuf>,
     pub output: Output,
     pub watch: bool,
     pub keep: bool,
@@ -40,6 +42,7 @@ impl Options {
             replicas: None,
             pod_cidrs: Self::default_pod_cidrs(),
             expect: None,
+            report: None,
             output: Output::Table,
             watch: false,
             keep: false,

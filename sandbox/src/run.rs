@@ -6,42 +6,56 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::expect::{self, Expectation};
+use crate::explain::Explainer;
 use crate::ground::{self, Binaries};
 use crate::keep::{self, Settle};
 use crate::live::Ticker;
+use crate::manifest::Source;
 use crate::output::{self, Look};
+use crate::page::Beside;
 use crate::plan::{Cast, Options, Output};
 use crate::report::Report;
 use crate::supervisor::Sandbox;
 use crate::watch::Watch;
-use crate::{assemble, change, live};
+use crate::{assemble, change, live, manifest, page};
 
 /// Brings up, measures, shows, and takes down again (unless `keep`). Call it before the process has a second thread.
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     ground::check()?;
     // Whatever is wrong with the input is said before anything is brought up.
-    let (cast, _) = read(&options, None)?;
+    options.report.as_deref().map(page::check).transpose()?;
+    let (input, _) = read(&options, None)?;
     let binaries = Binaries::beside_us()?;
-    if options.keep { keep::start(&options, &cast) } else { supervise(options, cast, binaries, None) }
+    if options.keep { keep::start(options, input) } else { supervise(options, input, binaries, None) }
+}
+
+/// What the user's manifests hold.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Input {
+    cast: Cast,
+    /// What `cast` was read from.
+    sources: Vec<Source>,
 }
 
 /// What the user's files hold now.
-fn read(options: &Options, before: Option<&Cast>) -> anyhow::Result<(Cast, Option<Expectation>)> {
-    let cast = assemble::cast(options, before)?;
+fn read(options: &Options, before: Option<&Cast>) -> anyhow::Result<(Input, Option<Expectation>)> {
+    let sources = manifest::sources(&options.files, options.expect.as_deref())?;
+    let cast = assemble::assemble(manifest::parse(&sources)?, options, before)?;
     let expectation = options.expect.as_deref().map(expect::load).transpose()?;
     if let Some(expectation) = &expectation {
         expectation.check_names(&cast, options.all)?;
     }
-    Ok((cast, expectation))
+    Ok((Input { cast, sources }, expectation))
 }
 
 /// Owns a sandbox from beginning to end. With `settle`, it stays up after that was told.
 pub(crate) fn supervise(
     options: Options,
-    cast: Cast,
+    Input { cast, sources }: Input,
     binaries: Binaries,
     settle: Option<Settle>,
 ) -> anyhow::Result<ExitCode> {
@@ -62,7 +76,7 @@ pub(crate) fn supervise(
             judged: RefCell::default(),
         };
         let attended = tokio::select! {
-            attended = session.attend(&mut sandbox, settle) => attended.map(|()| Ended::Done),
+            attended = session.attend(&mut sandbox, &sources, settle) => attended.map(|()| Ended::Done),
             () = interrupt.wait() => Ok(Ended::Interrupted),
         };
         ticker.clear();
@@ -132,12 +146,21 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// Measures and shows; with `watch` again and again, with `keep` until somebody ends it.
-    async fn attend(&self, sandbox: &mut Sandbox, settle: Option<Settle>) -> anyhow::Result<()> {
+    async fn attend(
+        &self,
+        sandbox: &mut Sandbox,
+        sources: &[Source],
+        settle: Option<Settle>,
+    ) -> anyhow::Result<()> {
         let _flows =
             if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await) } else { None };
         let mut watch = if self.options.watch { Some(Watch::new(self.options)?) } else { None };
         let report = self.measure(sandbox).await?;
         self.show(&report)?;
+        self.write_page(sandbox, sources, &report)?;
+        if let Some(path) = &self.options.report {
+            self.ticker.say(&format!("who reaches whom, and why: {}", path.display()));
+        }
         let expectation = self.options.expect.as_deref().map(expect::load).transpose()?;
         self.judge(expectation.as_ref(), &report)?;
         if let Some(settle) = settle {
@@ -166,7 +189,7 @@ impl Session<'_> {
         let mut half_done = false;
         loop {
             watch.changed().await?;
-            let (cast, expectation) = match read(self.options, Some(sandbox.cast())) {
+            let (Input { cast, sources }, expectation) = match read(self.options, Some(sandbox.cast())) {
                 Ok(read) => read,
                 Err(error) => {
                     self.ticker.say(&format!("weir: {error:#}; the sandbox stays as it was"));
@@ -181,6 +204,8 @@ impl Session<'_> {
                     continue;
                 }
             }
+            // Also where only lines have moved: the page says where policies are written.
+            self.write_page(sandbox, &sources, &report)?;
             self.judge(expectation.as_ref(), &report)?;
         }
     }
@@ -210,6 +235,14 @@ impl Session<'_> {
             Output::Table => output::text(report, look()),
         };
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")
+    }
+
+    fn write_page(&self, sandbox: &Sandbox, sources: &[Source], report: &Report) -> anyhow::Result<()> {
+        let Some(path) = &self.options.report else { return Ok(()) };
+        let files: Vec<_> = self.options.files.iter().map(|file| file.display().to_string()).collect();
+        let explainer = Explainer::new(sandbox.cast(), &sandbox.ips(), manifest::places(sources));
+        let beside = Beside { subject: &files.join(", "), cast: sandbox.cast(), explainer: &explainer };
+        page::write(path, report, &beside)
     }
 
     /// Whether the table is as expected, by exit status and in words (which are not repeated).

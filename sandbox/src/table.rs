@@ -137,6 +137,16 @@ impl Parties {
         parties
     }
 
+    /// One party a pod.
+    pub fn by_pod(report: &Report) -> Self {
+        let mut parties = Self::default();
+        for pod in &report.pods {
+            parties.insert(report, pod, pod.name.clone());
+        }
+        parties.count();
+        parties
+    }
+
     /// One party a workload, but each pod for itself where replicas differ.
     pub fn alike(report: &Report) -> Self {
         let mut parties = Self::by_workload(report);
@@ -218,6 +228,12 @@ impl Parties {
     pub fn ends(&self, probe: &Probe) -> (Party, Party) {
         (self.of(&probe.from, &probe.to), self.of(&probe.to, &probe.from))
     }
+
+    /// Where in the table a probe stands.
+    pub fn cell(&self, probe: &Probe) -> (Party, Column) {
+        let (from, to) = self.ends(probe);
+        (from, Column { to, port: probe.port, protocol: probe.protocol })
+    }
 }
 
 pub fn is_allowed(probe: &Probe) -> bool {
@@ -234,9 +250,7 @@ impl Table {
     pub fn new(report: &Report, parties: &Parties) -> Self {
         let mut verdicts: BTreeMap<(Party, Column), Verdicts> = BTreeMap::new();
         for probe in report.probes.iter().filter(|probe| probe.from != probe.to) {
-            let (from, to) = parties.ends(probe);
-            let column = Column { to, port: probe.port, protocol: probe.protocol };
-            verdicts.entry((from, column)).or_default().insert((probe.ip.is_ipv4(), is_allowed(probe)));
+            verdicts.entry(parties.cell(probe)).or_default().insert((probe.ip.is_ipv4(), is_allowed(probe)));
         }
         Self { cells: verdicts.into_iter().map(|(cell, verdicts)| (cell, Mark::of(&verdicts))).collect() }
     }
