@@ -216,6 +216,10 @@ fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> bool {
     }
     packet.source = header.source;
     packet.destination = header.destination;
+    // To everybody behind the parser these are IPv4: no packet may borrow the rights of an IPv4 address.
+    if packet.source.is_v4() || packet.destination.is_v4() {
+        return false;
+    }
     packet.protocol = header.next;
     packet.hop_limit = header.hop_limit;
     packet.transport = (ETH_LEN + IPV6_LEN) as u32;

@@ -86,6 +86,18 @@ fn a_header_that_contradicts_itself_is_malformed() {
 }
 
 #[test]
+fn an_ipv6_header_borrows_no_rights_of_an_ipv4_address() {
+    let mut node = Node::new();
+    // The same sixteen bytes as the pods' IPv4 addresses have in the maps.
+    let (a, b) = (A.v4.to_ipv6_mapped().into(), B.v4.to_ipv6_mapped().into());
+    for (source, destination) in [(a, b), (a, B.v6.into()), (A.v6.into(), b), (b, a)] {
+        for packet in [tcp(source, destination, 80).packet(), udp(source, destination, 80).packet()] {
+            malformed(&mut node, &format!("{packet:?}"), &packet.frame());
+        }
+    }
+}
+
+#[test]
 fn padding_of_a_short_frame_is_no_lie() {
     let mut node = Node::new();
     let flow = udp(A.v4.into(), B.v4.into(), 80);
