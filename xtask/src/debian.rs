@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{process, setup, workspace};
 
@@ -21,26 +21,20 @@ pub(crate) fn unpack(package: &str, version: Option<&str>, suites: &[&str], into
         }
         Some(version) => apt.find(package, version, suites)?,
     };
-    let folder = apt.folder.join("download");
-    setup::remove_folder(&folder)?;
-    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let mut download = apt.command("apt-get");
-    download.args(["download", &wanted]).current_dir(&folder);
-    process::quietly(
-        &format!("set-up: fetching Debian's {wanted}"),
-        &apt.folder.join("download.log"),
-        &mut download,
-    )?;
-    let mut files = std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    let file = files.next().with_context(|| format!("apt-get downloaded no {wanted}"))??.path();
+    apt.unpack(&format!("Debian's {wanted}"), &[wanted], into)
+}
 
-    let partial = into.with_extension("partial");
-    setup::remove_folder(&partial)?;
-    process::output(Command::new("dpkg").arg("-x").arg(&file).arg(&partial))?;
-    setup::remove_folder(into)?;
-    std::fs::rename(&partial, into)
-        .with_context(|| format!("move {} to {}", partial.display(), into.display()))?;
-    setup::remove_folder(&folder)
+/// Unpacks `package` of the machine's own suites into the folder `into`, and with it whatever it needs that is not
+/// installed on this machine.
+pub(crate) fn unpack_with_needs(package: &str, into: &Path) -> Result<()> {
+    let apt = Apt::new()?;
+    apt.update(&format!("set-up: asking Debian for {package}"))?;
+    let mut wanted = apt.missing(package)?;
+    if wanted.is_empty() {
+        // It is installed. One of our own is no other's to remove.
+        wanted.push(package.to_owned());
+    }
+    apt.unpack(&format!("Debian's {package} and what it needs"), &wanted, into)
 }
 
 /// apt with state and cache of its own.
@@ -81,6 +75,39 @@ impl Apt {
         process::quietly(label, &self.folder.join("update.log"), self.command("apt-get").arg("update"))
     }
 
+    /// Downloads packages (`name` or `name=version`) and unpacks them, all into one folder.
+    fn unpack(&self, label: &str, wanted: &[String], into: &Path) -> Result<()> {
+        let folder = self.folder.join("download");
+        setup::remove_folder(&folder)?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let mut download = self.command("apt-get");
+        download.arg("download").args(wanted).current_dir(&folder);
+        let log = self.folder.join("download.log");
+        process::quietly(&format!("set-up: fetching {label}"), &log, &mut download)?;
+
+        let partial = into.with_extension("partial");
+        setup::remove_folder(&partial)?;
+        let mut unpacked = 0;
+        for file in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+            let file = file.with_context(|| format!("list {}", folder.display()))?.path();
+            process::output(Command::new("dpkg").arg("-x").arg(&file).arg(&partial))?;
+            unpacked += 1;
+        }
+        ensure!(unpacked == wanted.len(), "apt-get downloaded {unpacked} of {}", wanted.join(", "));
+        setup::remove_folder(into)?;
+        std::fs::rename(&partial, into)
+            .with_context(|| format!("move {} to {}", partial.display(), into.display()))?;
+        setup::remove_folder(&folder)
+    }
+
+    /// `package=version` of everything that installing `package` on this machine would add.
+    fn missing(&self, package: &str) -> Result<Vec<String>> {
+        let mut simulate = self.command("apt-get");
+        simulate.args(["install", "--simulate", "--no-install-recommends", package]);
+        let plan = process::output(&mut simulate)?;
+        Ok(plan.lines().filter_map(to_be_installed).collect())
+    }
+
     /// `package=version` in the first suite that has it.
     fn find(&mut self, package: &str, version: &str, suites: &[&str]) -> Result<String> {
         let mirror = Mirror::of_this_machine()?;
@@ -99,6 +126,15 @@ impl Apt {
         }
         bail!("Debian's {} have no {package} {version}", suites.join(", "))
     }
+}
+
+/// What one line of a simulated installation adds: `Inst libogg0 (1.3.5-3 Debian:12.15/oldstable [amd64])`.
+fn to_be_installed(line: &str) -> Option<String> {
+    let rest = line.strip_prefix("Inst ")?;
+    let (name, rest) = rest.split_once(' ')?;
+    // An older version of it may stand before the parenthesis: `[1.2-3] (1.3.5-3 …`.
+    let (_, new) = rest.split_once('(')?;
+    Some(format!("{name}={}", new.split(' ').next()?))
 }
 
 /// Whether Debian's version is a packaging of upstream's: `1.95.0+dfsg1-1` of `1.95.0`, but not of `1.95`.
@@ -178,6 +214,14 @@ mod tests {
         let expected = Mirror { uri: "http://mirror.example/debian".into(), options: "arch=amd64".into() };
         assert_eq!(Mirror::in_source(line, "trixie"), Some(expected));
         assert_eq!(Mirror::in_source(line, "bookworm"), None);
+    }
+
+    #[test]
+    fn what_a_simulated_installation_adds_is_read_from_its_lines() {
+        let name = |line| to_be_installed(line).unwrap_or_default();
+        assert_eq!(name("Inst libogg0 (1.3.5-3 Debian:12.15/oldstable [amd64])"), "libogg0=1.3.5-3");
+        assert_eq!(name("Inst libnss3 [2:3.87-1] (2:3.90-1 Debian-Security:12 [amd64])"), "libnss3=2:3.90-1");
+        assert_eq!(name("Conf libogg0 (1.3.5-3 Debian:12.15/oldstable [amd64])"), "");
     }
 
     #[test]

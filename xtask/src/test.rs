@@ -10,11 +10,11 @@ use clap::ValueEnum;
 
 use crate::binaries::{self, Profile};
 use crate::setup::{self, Tools};
-use crate::{manifests, workspace};
+use crate::{chromium, manifests, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Absent: unit, kernel and netns
+    /// Absent: unit, kernel, netns and browser
     #[arg(value_enum)]
     tier: Option<Tier>,
 }
@@ -27,6 +27,8 @@ enum Tier {
     Kernel,
     /// Needs root: real links, real traffic, the binaries as a runtime calls them
     Netns,
+    /// Needs root, and fetches Chromium: pages as people see them
+    Browser,
     /// Needs root and ../shared/data: the sandbox on other people's manifests
     Manifests,
 }
@@ -57,7 +59,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
     let tiers = match args.tier {
         Some(Tier::Manifests) => return manifests::command(manifests::Args::default()),
         Some(tier) => vec![tier],
-        None => vec![Tier::Unit, Tier::Kernel, Tier::Netns],
+        None => vec![Tier::Unit, Tier::Kernel, Tier::Netns, Tier::Browser],
     };
     for tier in &tiers {
         ensure!(
@@ -98,6 +100,13 @@ fn run(tier: Tier, tools: &Tools) -> Result<Count> {
                 }
             }
         }
+        Tier::Browser => {
+            let chromium = chromium::executable()?;
+            let folder = binaries::build(tools, Profile::Debug)?;
+            println!("binaries under test: {}", folder.display());
+            let mut command = cargo_test_command(tools, &["tests"], &["--test", "browser_*"]);
+            count.add(counted(command.env("WEIR_CHROMIUM", chromium))?);
+        }
         Tier::Manifests => bail!("the manifests have their own command"),
     }
     ensure!(count.passed + count.failed > 0, "the {tier:?} tier ran no test");
@@ -106,13 +115,17 @@ fn run(tier: Tier, tools: &Tools) -> Result<Count> {
 
 /// One call of `cargo test`, its output shown as it comes.
 fn cargo_test(tools: &Tools, packages: &[&str], selection: &[&str]) -> Result<Count> {
+    counted(&mut cargo_test_command(tools, packages, selection))
+}
+
+fn cargo_test_command(tools: &Tools, packages: &[&str], selection: &[&str]) -> Command {
     let mut command = tools.cargo();
     command.args(["test", "--locked", "--no-fail-fast"]);
     for package in packages {
         command.args(["--package", package]);
     }
     command.args(selection);
-    counted(&mut command)
+    command
 }
 
 /// Runs `command` and adds up the closing lines of the test programs it runs. Where it fails without a failed test (it did
