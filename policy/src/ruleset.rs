@@ -25,10 +25,20 @@ pub(crate) struct RuleSet {
     pub policies: Vec<String>,
     /// In order of precedence: the first that allows is the one that a verdict names.
     rules: Vec<FlatRule>,
-    /// Which rules ask for a term: term and place of the rule, in order.
-    by_term: Vec<(u32, u32)>,
+    /// Which rules ask for a term, in order.
+    by_term: Vec<Asked>,
     /// What it answers to those who match nothing.
     everyone: BTreeMap<u8, Claims<RuleId>>,
+}
+
+/// That a rule asks for a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Asked {
+    term: u32,
+    /// Its place in the rule set.
+    rule: u32,
+    /// Where the term has a port name: the protocol. Then the match's own number is let in, else the rule's ports are.
+    named: Option<u8>,
 }
 
 #[derive(Debug)]
@@ -99,10 +109,15 @@ impl RuleSet {
                 rules.push(flat);
             }
         }
-        let mut by_term: Vec<(u32, u32)> = Vec::new();
+        let mut by_term: Vec<Asked> = Vec::new();
         for (index, rule) in (0..).zip(&rules) {
-            let terms = rule.terms.iter().copied().chain(rule.named.iter().map(|(term, _)| *term));
-            by_term.extend(terms.map(|term| (term, index)));
+            by_term.extend(rule.terms.iter().map(|term| Asked { term: *term, rule: index, named: None }));
+            let named = rule.named.iter();
+            by_term.extend(named.map(|(term, protocol)| Asked {
+                term: *term,
+                rule: index,
+                named: Some(*protocol),
+            }));
         }
         by_term.sort_unstable();
         by_term.dedup();
@@ -146,8 +161,7 @@ impl RuleSet {
 
     /// Every term that one of its rules asks for, each once.
     pub(crate) fn terms(&self) -> impl Iterator<Item = u32> + '_ {
-        let starts = |index: &usize| *index == 0 || self.by_term[*index - 1].0 != self.by_term[*index].0;
-        (0..self.by_term.len()).filter(starts).map(|index| self.by_term[index].0)
+        self.by_term.chunk_by(|one, other| one.term == other.term).map(|chunk| chunk[0].term)
     }
 
     /// The rows for everyone, and for each class those in which its answer differs.
@@ -186,28 +200,27 @@ impl RuleSet {
         }
     }
 
-    /// The rules that ask for a term.
-    fn rules_with(&self, term: u32) -> impl Iterator<Item = usize> + '_ {
-        let from = self.by_term.partition_point(|(other, _)| *other < term);
-        let rules = self.by_term[from..].iter().take_while(move |(other, _)| *other == term);
-        rules.map(|(_, rule)| *rule as usize)
-    }
-
     /// Per protocol of the rows, which rule allows which ports to peers that match these terms.
     fn answer(&self, matches: &[Match]) -> BTreeMap<u8, Claims<RuleId>> {
-        let mut asked: BTreeSet<usize> =
-            self.rules.iter().enumerate().filter(|(_, rule)| rule.everyone).map(|(index, _)| index).collect();
-        asked.extend(matches.iter().flat_map(|m| self.rules_with(m.term)));
+        // By place of the rule, and with the port where it is not the rule's that are let in.
+        let everyones = (0..).zip(&self.rules).filter(|(_, rule)| rule.everyone);
+        let mut asked: Vec<(u32, Option<(u8, u16)>)> = everyones.map(|(index, _)| (index, None)).collect();
+        for m in matches {
+            let from = self.by_term.partition_point(|asked| asked.term < m.term);
+            let of_term = self.by_term[from..].iter().take_while(|asked| asked.term == m.term);
+            asked.extend(of_term.map(|of| (of.rule, of.named.map(|protocol| (protocol, m.port)))));
+        }
+        asked.sort_unstable();
+        asked.dedup();
         let mut answer: BTreeMap<u8, Claims<RuleId>> = BTreeMap::new();
-        for rule in asked.into_iter().map(|index| &self.rules[index]) {
-            if rule.everyone || matches.iter().any(|m| rule.terms.contains(&m.term)) {
-                for (protocol, first, last) in &rule.ports {
-                    answer.entry(*protocol).or_default().claim(*first, *last, rule.id);
-                }
-            }
-            for (term, protocol) in &rule.named {
-                for m in matches.iter().filter(|m| m.term == *term) {
-                    answer.entry(*protocol).or_default().claim(m.port, m.port, rule.id);
+        for (index, port) in asked {
+            let rule = &self.rules[index as usize];
+            match port {
+                Some((protocol, port)) => answer.entry(protocol).or_default().claim(port, port, rule.id),
+                None => {
+                    for (protocol, first, last) in &rule.ports {
+                        answer.entry(*protocol).or_default().claim(*first, *last, rule.id);
+                    }
                 }
             }
         }
