@@ -18,6 +18,9 @@ pub(crate) struct Config {
     /// Folder on a bpffs where programs and maps are pinned
     #[arg(long, value_name = "DIR")]
     pub(crate) pins: PathBuf,
+    /// Take over from pins of another layout, which are refused otherwise: live connections and verdicts stay
+    #[arg(long)]
+    pub(crate) migrate: bool,
     /// Where the plugin and `weir` reach this agent
     #[arg(long, value_name = "PATH", default_value = api::DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,

@@ -30,6 +30,8 @@ pub(crate) trait Datapath {
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), Unapplied>;
     fn config(&self) -> Result<Config>;
 
+    /// Puts an end to the pins of another layout, if there are any; the maps hold what they must.
+    fn take_over(&mut self) -> Result<()>;
     fn attach_endpoint(&mut self, ifindex: u32) -> Result<()>;
     /// Moves a program attached lately to its final place; false if there is none. May take 20 ms.
     fn settle_endpoint(&mut self) -> Result<bool>;

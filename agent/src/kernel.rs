@@ -12,12 +12,13 @@ use nix::net::if_::if_indextoname;
 use policy::Tables;
 use policy::tables::MapOp;
 use tokio::sync::mpsc;
+use tracing::{info, warn};
 
 use crate::datapath::{Datapath, Unapplied};
 use crate::event::Event;
 
-pub(crate) fn open(pins: &Path) -> Result<(Dataplane, FlowReader)> {
-    let options = Options { pins: pins.to_owned(), ..Options::default() };
+pub(crate) fn open(pins: &Path, migrate: bool) -> Result<(Dataplane, FlowReader)> {
+    let options = Options { pins: pins.to_owned(), migrate, ..Options::default() };
     let mut dataplane = Dataplane::open(&options)
         .with_context(|| format!("open the datapath pinned at {}", pins.display()))?;
     let flows = dataplane.flows()?;
@@ -77,6 +78,18 @@ impl Datapath for Dataplane {
 
     fn config(&self) -> Result<Config> {
         Ok(Dataplane::config(self)?)
+    }
+
+    fn take_over(&mut self) -> Result<()> {
+        let Some(taken) = Dataplane::take_over(self)? else { return Ok(()) };
+        match taken.connections {
+            Some(connections) => info!(links = taken.links, connections, "taken over from another layout"),
+            None => warn!(
+                links = taken.links,
+                "taken over from another layout, whose connections cannot be read: each is judged anew with its next packet"
+            ),
+        }
+        Ok(())
     }
 
     fn attach_endpoint(&mut self, ifindex: u32) -> Result<()> {

@@ -82,7 +82,7 @@ async fn serve(config: Config) -> Result<()> {
     };
     let handle = netlink::Handle::new()?;
     let underlays = underlay::find(&handle, &config.underlays).await?;
-    let (mut dataplane, flow_reader) = kernel::open(&config.pins)?;
+    let (mut dataplane, flow_reader) = kernel::open(&config.pins, config.migrate)?;
     // Not before: an agent that cannot start leaves the machine's settings alone.
     underlay::prepare(&underlays)?;
     for underlay in &underlays {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use policy::{Compiler, Update, Warning, World};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -246,7 +247,14 @@ impl<D: Datapath> Agent<D> {
             return Ok(());
         }
         self.changed = false;
-        let outcome = self.compile_and_apply().map_err(|error| format!("{error:#}"));
+        let outcome = self.compile_and_apply().and_then(|()| {
+            if self.ready {
+                Ok(())
+            } else {
+                self.datapath.take_over().context("take over from another layout")
+            }
+        });
+        let outcome = outcome.map_err(|error| format!("{error:#}"));
         self.retry_at = outcome.is_err().then(|| Instant::now() + self.retry_after);
         match &outcome {
             Ok(()) => {

@@ -89,6 +89,10 @@ impl Datapath for MemoryDatapath {
         Ok(Config { generation: self.kernel.borrow().generation, ..Config::default() })
     }
 
+    fn take_over(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn attach_endpoint(&mut self, ifindex: u32) -> Result<()> {
         let mut kernel = self.kernel.borrow_mut();
         if kernel.attach_fails {

@@ -57,6 +57,10 @@ pub(crate) fn settle(dataplane: &mut Dataplane) -> Result<bool, Error> {
 }
 
 pub(crate) fn underlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
+    // The programs of another layout go on until ours know enough to take their place.
+    if dataplane.previous.as_ref().is_some_and(|previous| previous.has_link("from_net", ifindex)) {
+        return Ok(());
+    }
     attach(dataplane, "from_net", ifindex)
 }
 
@@ -76,6 +80,10 @@ pub(crate) fn detach_endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result
 ///
 /// A clsact filter cannot be asked for (aya 0.14), only replaced: which, where it was missing, puts it back.
 pub(crate) fn endpoint_attached(dataplane: &mut Dataplane, ifindex: u32) -> Result<bool, Error> {
+    if dataplane.previous.is_some() {
+        // Not ours to look after yet.
+        return Ok(true);
+    }
     let interface = interface_name(ifindex)?;
     let may_be_on_clsact = !uses_tcx(dataplane.hook) || dataplane.unsettled.contains(&ifindex);
     let mut attached = true;
@@ -110,7 +118,11 @@ pub(crate) fn replace_programs(dataplane: &mut Dataplane) -> Result<(), Error> {
             detach_clsact(program, &interface);
         }
     }
-    // What is not on tcx is on clsact, where a filter is found by its interface.
+    replace_on_clsact(dataplane)
+}
+
+/// What is not on tcx is on clsact, where a filter is found by its interface.
+pub(crate) fn replace_on_clsact(dataplane: &mut Dataplane) -> Result<(), Error> {
     for ifindex in endpoint_rows(dataplane) {
         for program in ENDPOINT_PROGRAMS {
             if !dataplane.pins.link(program, ifindex).exists() && interface_name(ifindex).is_ok() {
@@ -136,6 +148,32 @@ fn attach(dataplane: &mut Dataplane, program: &'static str, ifindex: u32) -> Res
         return Ok(());
     }
     attach_tcx(dataplane, program, ifindex, &interface)
+}
+
+/// Puts our program in the place of the one that another layout's link has, and the pin of the link where ours are. False
+/// if the interface is gone.
+pub(crate) fn move_link(
+    dataplane: &mut Dataplane,
+    program: &'static str,
+    ifindex: u32,
+    old: &Path,
+    ours: &Path,
+) -> Result<bool, Error> {
+    let failed = |source| Error::Attach { program, target: ifindex.to_string(), source: Box::new(source) };
+    let pinned = PinnedLink::from_pin(old).map_err(|source| Error::Link { path: old.to_owned(), source })?;
+    let link = SchedClassifierLink::try_from(FdLink::from(pinned))
+        .map_err(|source| Error::Link { path: old.to_owned(), source })?;
+    let loaded = classifier(&mut dataplane.ebpf, program)?;
+    let Ok(id) = loaded.attach_to_link(link) else {
+        // The interface that the link was for is gone: it leads nowhere.
+        return Ok(false);
+    };
+    let link = loaded.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|source| Error::Link { path: old.to_owned(), source })?;
+    // Two pins for a moment; the link lives as long as one of them.
+    link.pin(ours).map_err(|source| Error::Pin { path: ours.to_owned(), source: Box::new(source) })?;
+    Pins::remove(old)?;
+    Ok(true)
 }
 
 fn attach_tcx(
@@ -213,6 +251,9 @@ fn endpoint_rows(dataplane: &Dataplane) -> BTreeSet<u32> {
 
 pub(crate) fn attached_endpoints(dataplane: &Dataplane) -> Result<Vec<u32>, Error> {
     let mut attached: BTreeSet<u32> = dataplane.pins.endpoints()?.into_iter().collect();
+    if let Some(previous) = &dataplane.previous {
+        attached.extend(previous.pins.endpoints()?);
+    }
     attached.extend(&dataplane.unsettled);
     if !uses_tcx(dataplane.hook) {
         attached.extend(endpoint_rows(dataplane));
@@ -221,6 +262,10 @@ pub(crate) fn attached_endpoints(dataplane: &Dataplane) -> Result<Vec<u32>, Erro
 }
 
 pub(crate) fn cgroup(dataplane: &mut Dataplane, cgroup: &Path) -> Result<(), Error> {
+    if let Some(previous) = &mut dataplane.previous {
+        previous.cgroup = Some(cgroup.to_owned());
+        return Ok(());
+    }
     let folder = File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.to_owned(), source })?;
     for program in CGROUP_PROGRAMS {
         let failed = |source| Error::Attach {

@@ -21,7 +21,8 @@ pub enum Error {
     #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux): it must be built with CONFIG_DEBUG_INFO_BTF")]
     NoBtf,
     #[error(
-        "pins in `{}` have layout {found}, this agent needs layout {wanted}: remove them or run the agent that made them",
+        "pins in `{}` have layout {found}, this agent needs layout {wanted}: take over from them with --migrate, or run the \
+         agent that made them",
         path.display()
     )]
     Layout { path: PathBuf, found: String, wanted: u32 },

@@ -7,6 +7,7 @@ mod error;
 mod flows;
 mod load;
 mod maps;
+mod migrate;
 mod pin;
 mod sweep;
 mod trial;
@@ -15,6 +16,7 @@ pub use counters::{CounterValue, MapFill};
 pub use error::Error;
 pub use flows::FlowReader;
 pub use load::{Capacities, Hook, Options};
+pub use migrate::TakenOver;
 pub use sweep::SweepReport;
 pub use trial::{Action, Trial, Trialled};
 
@@ -39,6 +41,8 @@ pub struct Dataplane {
     tables: Tables,
     /// Endpoints whose programs are on clsact and should be on tcx.
     unsettled: BTreeSet<u32>,
+    /// Pins of another layout, whose programs go on judging until [`take_over`](Self::take_over).
+    previous: Option<migrate::Previous>,
 }
 
 impl Dataplane {
@@ -89,6 +93,13 @@ impl Dataplane {
     /// Epoch, generation and flags as the programs see them.
     pub fn config(&self) -> Result<Config, Error> {
         self.maps.config()
+    }
+
+    /// Where pins of another layout are to be taken over from (`Options::migrate`): puts the programs in the place of theirs,
+    /// one by one, takes along what can be read, and removes those pins. To be called when the maps hold what they must;
+    /// until then nothing that runs has changed. `None`: there is nothing to take over.
+    pub fn take_over(&mut self) -> Result<Option<TakenOver>, Error> {
+        migrate::take_over(self)
     }
 
     /// Attaches the programs to the host's side of a pod's veth pair.

@@ -12,6 +12,7 @@ use crate::Dataplane;
 use crate::attach;
 use crate::error::Error;
 use crate::maps::Maps;
+use crate::migrate::Previous;
 use crate::pin::Pins;
 
 /// How programs are attached to an interface.
@@ -34,6 +35,10 @@ pub struct Options {
     pub pins: PathBuf,
     pub capacities: Capacities,
     pub hook: Hook,
+    /// Pins of another layout are taken over from ([`Dataplane::take_over`]) and not refused.
+    pub migrate: bool,
+    /// In place of `LAYOUT_VERSION`; for tests of what happens between two.
+    pub layout: Option<u32>,
 }
 
 pub(crate) const TC_PROGRAMS: [&str; 3] = ["from_pod", "to_pod", "from_net"];
@@ -46,7 +51,8 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(Error::NoBtf);
     }
-    let pins = Pins::open(&options.pins)?;
+    let layout = options.layout.unwrap_or(names::LAYOUT_VERSION);
+    let (pins, previous) = Pins::open(&options.pins, layout, options.migrate)?;
     let adopted = pins.map(names::CONFIG).exists();
     let maps_folder = pins.maps();
     let has_set_retval = u32::from(kernel_at_least(5, 18));
@@ -70,8 +76,16 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
     }
     let maps = Maps::take(&mut ebpf, &pins)?;
     let tables = if adopted { maps.read()? } else { policy::tables::Tables::default() };
-    let mut dataplane =
-        Dataplane { ebpf, maps, pins, hook: options.hook, adopted, tables, unsettled: BTreeSet::new() };
+    let mut dataplane = Dataplane {
+        ebpf,
+        maps,
+        pins,
+        hook: options.hook,
+        adopted,
+        tables,
+        unsettled: BTreeSet::new(),
+        previous: previous.map(Previous::new),
+    };
     attach::replace_programs(&mut dataplane)?;
     Ok(dataplane)
 }

@@ -4,8 +4,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use common::maps::LAYOUT_VERSION;
-
 use crate::error::Error;
 
 pub(crate) struct Pins {
@@ -13,25 +11,40 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Makes the folders. Refuses a folder that is on no bpffs, and pins of another layout.
-    pub(crate) fn open(parent: &Path) -> Result<Self, Error> {
+    /// Makes the folders. Refuses a folder that is on no bpffs, and pins of another layout unless those are to be taken over:
+    /// they come along.
+    pub(crate) fn open(parent: &Path, layout: u32, migrate: bool) -> Result<(Self, Option<Self>), Error> {
         make(parent)?;
         let statfs = nix::sys::statfs::statfs(parent)
             .map_err(|errno| Error::Folder { path: parent.to_owned(), source: errno.into() })?;
         if statfs.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
             return Err(Error::NotBpffs { path: parent.to_owned() });
         }
-        let ours = format!("layout-{LAYOUT_VERSION}");
-        for name in names(parent)? {
-            if name.starts_with("layout-") && name != ours {
-                let found = name.trim_start_matches("layout-").to_owned();
-                return Err(Error::Layout { path: parent.to_owned(), found, wanted: LAYOUT_VERSION });
+        let ours = format!("layout-{layout}");
+        let mut others = names(parent)?;
+        others.retain(|name| name.starts_with("layout-") && *name != ours);
+        others.sort();
+        let previous = match &others[..] {
+            [] => None,
+            [other] if migrate => Some(Self { root: parent.join(other) }),
+            _ => {
+                let found: Vec<&str> = others.iter().map(|name| name.trim_start_matches("layout-")).collect();
+                return Err(Error::Layout {
+                    path: parent.to_owned(),
+                    found: found.join(", "),
+                    wanted: layout,
+                });
             }
-        }
+        };
         let pins = Self { root: parent.join(ours) };
         make(&pins.maps())?;
         make(&pins.links())?;
-        Ok(pins)
+        Ok((pins, previous))
+    }
+
+    /// Removes the folder, and with it whatever only these pins keep.
+    pub(crate) fn remove_all(self) -> Result<(), Error> {
+        fs::remove_dir_all(&self.root).map_err(|source| Error::Folder { path: self.root, source })
     }
 
     pub(crate) fn maps(&self) -> PathBuf {

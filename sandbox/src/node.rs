@@ -91,6 +91,10 @@ impl Node {
         self.folder.join("cni/10-weir.conflist")
     }
 
+    pub(crate) fn pins(&self) -> &Path {
+        self.bpffs.path()
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.join("agent.log")
     }
@@ -101,6 +105,10 @@ impl Node {
 
     /// Starts the agent; [`Node::ready`] waits for it.
     pub(crate) fn start_agent(&self) -> anyhow::Result<()> {
+        self.start_agent_with(&[])
+    }
+
+    pub(crate) fn start_agent_with(&self, options: &[&str]) -> anyhow::Result<()> {
         if self.agent.borrow().is_some() {
             bail!("the agent of {} runs already", self.name);
         }
@@ -110,7 +118,7 @@ impl Node {
         command.arg("--").arg(&self.binaries.agent);
         command.arg("--node").arg(&self.name);
         command.arg("--source").arg(&self.source);
-        command.arg("--pins").arg(self.bpffs.path());
+        command.arg("--pins").arg(self.pins());
         command.arg("--socket").arg(self.socket());
         command.arg("--conflist").arg(self.conflist());
         command.arg("--cni-state").arg(self.folder.join("cni-state"));
@@ -118,6 +126,7 @@ impl Node {
         if let Some(cgroup) = self.cgroup_path() {
             command.arg("--cgroup").arg(cgroup);
         }
+        command.args(options);
         command.stderr(Stdio::from(log));
         *self.agent.borrow_mut() = Some(process::start_in(&self.netns, &mut command)?);
         Ok(())

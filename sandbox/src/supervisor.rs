@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -302,9 +302,19 @@ impl Sandbox {
 
     /// Starts a node's agent again, and waits until it is ready.
     pub async fn start_agent(&self, node: &str) -> anyhow::Result<()> {
+        self.start_agent_with(node, &[]).await
+    }
+
+    /// The same, with more on its command line.
+    pub async fn start_agent_with(&self, node: &str, options: &[&str]) -> anyhow::Result<()> {
         let node = self.node(node)?;
-        node.start_agent()?;
+        node.start_agent_with(options)?;
         node.ready().await.map(drop)
+    }
+
+    /// The folder of a node's pins.
+    pub fn pins(&self, node: &str) -> anyhow::Result<&Path> {
+        Ok(self.node(node)?.pins())
     }
 
     pub(crate) async fn end_pods(&self, pods: Vec<Pod>) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::endpoint::EndpointRow;
@@ -268,6 +268,11 @@ impl Node {
     /// The last flow event.
     pub fn last_event(&mut self) -> FlowEvent {
         *self.events().last().expect("a batch is never empty")
+    }
+
+    /// The agent's folder of pins.
+    pub fn pins(&self) -> &Path {
+        &self.options.pins
     }
 
     /// Where a map is pinned.
