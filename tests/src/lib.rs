@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bpffs;
+pub mod browser;
 pub mod command;
 pub mod dice;
 pub mod frame;
