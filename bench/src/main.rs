@@ -1,4 +1,4 @@
-//! `weir-bench`: what the ways to wire pods cost, side by side in interleaved rounds of one run.
+//! `weir-bench`: what the ways to wire pods cost, side by side in interleaved rounds of one run; and what policies cost.
 //!
 //! Everything lives in anonymous network namespaces and in a private mount namespace whose files are in memory, and every
 //! child dies with this process: however it ends, nothing is left on the machine. Absolute figures are this machine's
@@ -14,6 +14,7 @@ mod datapath;
 mod layout;
 mod load;
 mod place;
+mod policy;
 mod report;
 mod rounds;
 mod serve;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "weir-bench", about = "What the ways to wire pods cost")]
+#[command(name = "weir-bench", about = "What the ways to wire pods cost, and what policies do")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +38,11 @@ struct Args {
 enum Command {
     /// Raw veth pair, bridge plugin, routed veths, and Weir with no, 10 and 1,000 policies
     Datapath(datapath::Args),
+    /// Compiling and programming worlds of many pods and policies: time, writes, memory
+    Policy(policy::Args),
+    /// One world of `policy`, which starts these
+    #[command(hide = true)]
+    PolicyWorker(policy::worker::Args),
     /// One end of a measurement; `datapath` starts these
     #[command(hide = true)]
     Worker,
@@ -48,6 +54,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Datapath(args) => datapath::run(&args),
+        Command::Policy(args) => policy::run(&args),
+        Command::PolicyWorker(args) => policy::worker::run(&args),
         Command::Worker => worker::run(),
         Command::Become { command } => place::become_program(&command),
     };

@@ -25,7 +25,7 @@ pub(crate) struct Report {
 }
 
 /// Figures mean nothing without it.
-struct Machine {
+pub(crate) struct Machine {
     kernel: String,
     cpu: String,
     cpus: usize,
@@ -50,11 +50,11 @@ impl Report {
 
     /// One line about the run.
     pub(crate) fn conditions(&self) -> String {
-        let Machine { kernel, cpu, cpus } = &self.machine;
         format!(
-            "{} interleaved rounds of {} ms, both ends on one core; Linux {kernel}, {cpus} × {cpu}",
+            "{} interleaved rounds of {} ms, both ends on one core; {}",
             self.rounds,
-            self.duration.as_millis()
+            self.duration.as_millis(),
+            self.machine.text()
         )
     }
 
@@ -158,7 +158,13 @@ pub(crate) fn absolute(cell: &Cell) -> String {
 }
 
 impl Machine {
-    fn this() -> Self {
+    /// `Linux 6.18.2, 2 × CPU`
+    pub(crate) fn text(&self) -> String {
+        let Self { kernel, cpu, cpus } = self;
+        format!("Linux {kernel}, {cpus} × {cpu}")
+    }
+
+    pub(crate) fn this() -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let model = read("/proc/cpuinfo").lines().find_map(|line| {
             line.strip_prefix("model name")

@@ -23,18 +23,31 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Time, map writes and memory for worlds of many pods and policies
+    Policy {
+        /// Given to the benchmark as they are: `--pods 10000 --policies 1000 --only mixed`, see `--help` there
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 pub(crate) fn command(args: Args) -> Result<()> {
-    let Bench::Datapath { options } = args.bench;
     let tools = setup::tools()?;
-    let plugins = reference_plugins()?;
-    let binaries = binaries::build(&tools, Profile::Release)?;
     process::run(tools.cargo().args(["build", "--locked", "--release", "--package", "bench"]))?;
-    let mut bench = as_root(&binaries.join("weir-bench"))?;
-    bench.arg("datapath").arg("--binaries").arg(&binaries).arg("--plugins").arg(&plugins);
-    bench.arg("--out").arg(workspace::target().join("bench")).args(options);
-    process::run(&mut bench)
+    let mut bench = as_root(&workspace::target().join("release/weir-bench"))?;
+    let options = match args.bench {
+        Bench::Datapath { options } => {
+            let plugins = reference_plugins()?;
+            let binaries = binaries::build(&tools, Profile::Release)?;
+            bench.arg("datapath").arg("--binaries").arg(&binaries).arg("--plugins").arg(&plugins);
+            options
+        }
+        Bench::Policy { options } => {
+            bench.arg("policy");
+            options
+        }
+    };
+    process::run(bench.arg("--out").arg(workspace::target().join("bench")).args(options))
 }
 
 /// Debian's build of the reference CNI plugins, unpacked into the cache.

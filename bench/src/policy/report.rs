@@ -1,0 +1,197 @@
+//! What came out, for a person and for a program.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::TARGET;
+use super::shape::{Kind, Shape};
+use super::worker::{Events, Outcome};
+use crate::report::Machine;
+
+pub(crate) struct Report {
+    outcomes: Vec<Outcome>,
+    machine: Machine,
+}
+
+/// One thing that was promised: what, how much it is, and how much it may be.
+struct Promise {
+    what: String,
+    found: f64,
+    at_most: f64,
+}
+
+pub(crate) fn title(shape: &Shape, room: Option<u32>) -> String {
+    let mut title = format!("{} pods, {} policies", shape.pods, shape.policies);
+    if shape.kind == Kind::Half {
+        title.push_str(", each a random half");
+    }
+    if shape.unique {
+        title.push_str(", unique labels");
+    }
+    if let Some(room) = room {
+        write!(title, ", room for {room} rules").unwrap_or_default();
+    }
+    title
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+impl Report {
+    pub(crate) fn new(outcomes: Vec<Outcome>) -> Self {
+        Self { outcomes, machine: Machine::this() }
+    }
+
+    pub(crate) fn json(&self) -> Result<String> {
+        let promises: Vec<_> = self
+            .promises()
+            .into_iter()
+            .map(|promise| json!({"what": promise.what, "found": promise.found, "at_most": promise.at_most}))
+            .collect();
+        let report = json!({
+            "machine": self.machine.text(),
+            "promises": promises,
+            "worlds": self.outcomes,
+        });
+        serde_json::to_string_pretty(&report).context("write the report as JSON")
+    }
+
+    pub(crate) fn table(&self) -> String {
+        let mut text = self.try_table().unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    fn try_table(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        writeln!(
+            text,
+            "{}; one node with 110 pods, every world in a process of its own",
+            self.machine.text()
+        )?;
+        writeln!(
+            text,
+            "\nFrom nothing: `compile` into tables, the first update of the compiler that remembers (with the plan), and \
+             its writes; ms. Memory: RSS of the process (before any object: {:.1}), policy maps, all maps; MiB",
+            self.outcomes.first().map_or(0.0, |outcome| mib(outcome.rss_empty))
+        )?;
+        let heads = ["compile", "update", "write", "classes", "sets", "rules", "RSS", "maps", "all maps"];
+        write!(text, "{:<58}", "")?;
+        for head in heads {
+            write!(text, "{head:>9}")?;
+        }
+        writeln!(text)?;
+        for outcome in &self.outcomes {
+            write!(text, "{:<58}", title(&outcome.shape, outcome.room))?;
+            match outcome.from_nothing_ms {
+                Some(ms) => write!(text, "{ms:>9.0}")?,
+                None => write!(text, "{:>9}", "-")?,
+            }
+            write!(text, "{:>9.0}{:>9.0}", outcome.first_ms, outcome.first_apply_ms)?;
+            write!(text, "{:>9}{:>9}{:>9}", outcome.classes, outcome.rule_sets, outcome.rules)?;
+            let maps = outcome.maps;
+            writeln!(text, "{:>9.1}{:>9.1}{:>9.1}", mib(outcome.rss), mib(maps.policy), mib(maps.all))?;
+        }
+        for outcome in &self.outcomes {
+            if let Some(refusal) = &outcome.refusal {
+                writeln!(
+                    text,
+                    "\n{}: refused after {:.0} ms:",
+                    title(&outcome.shape, outcome.room),
+                    refusal.ms
+                )?;
+                writeln!(text, "    {}", refusal.message)?;
+                writeln!(text, "    generation {} stays in force", refusal.generations.1)?;
+                if let Some(removed) = refusal.removed {
+                    writeln!(text, "    without {removed} of its policies it was taken up")?;
+                }
+            }
+        }
+        writeln!(
+            text,
+            "\nEvents, from the object in hand to the last map write: p50 / p99 ms, of which compile and plan; rows \
+             written, median and most"
+        )?;
+        for outcome in self.outcomes.iter().filter(|outcome| !outcome.events.is_empty()) {
+            writeln!(text, "{}", title(&outcome.shape, outcome.room))?;
+            for events in &outcome.events {
+                let Events { kind, count, p50_ms, p99_ms, .. } = events;
+                writeln!(
+                    text,
+                    "    {kind:<32}{count:>5}{p50_ms:>9.2} /{p99_ms:>8.2}{:>9.2} /{:>8.2}{:>9.0}{:>8}",
+                    events.compile_p50_ms, events.compile_p99_ms, events.writes_p50, events.writes_max
+                )?;
+            }
+        }
+        writeln!(text, "\nPromises at {}:", title(&TARGET, None))?;
+        for Promise { what, found, at_most } in self.promises() {
+            let kept = if found <= at_most { "kept" } else { "NOT KEPT" };
+            writeln!(text, "    {what:<64}{found:>10.2}  at most {at_most:>8.2}  {kept}")?;
+        }
+        Ok(text)
+    }
+
+    /// The targets, as far as the worlds that they speak of were measured.
+    fn promises(&self) -> Vec<Promise> {
+        let mut promises = Vec::new();
+        let mut promise =
+            |what: String, found: f64, at_most: f64| promises.push(Promise { what, found, at_most });
+        let Some(target) = self.find(TARGET) else { return promises };
+        promise("classes that are missing to 2,000".to_owned(), 2000_f64 - target.classes as f64, 0.0);
+        for events in &target.events {
+            let name = &events.kind;
+            if name.starts_with("pod") {
+                promise(format!("{name}: writes"), events.writes_max as f64, 1.0);
+            }
+            // What tells addresses apart that nobody told apart before moves them all: that has no bound of its own.
+            if !name.contains("new selector") && !name.starts_with("namespace") {
+                promise(format!("{name}: p99, ms"), events.p99_ms, 10.0);
+            }
+        }
+        promise("RSS, MiB".to_owned(), mib(target.rss_after.max(target.rss)), 64.0);
+        let twice = self.find(Shape { pods: 2 * TARGET.pods, ..TARGET });
+        if let Some(twice) = twice {
+            let each = twice.rss.saturating_sub(target.rss) as f64 / f64::from(TARGET.pods);
+            promise("RSS for each further pod, bytes".to_owned(), each, 1024.0);
+        }
+        if let Some(unique) = self.find(Shape { unique: true, ..TARGET }) {
+            let more = |unique: f64, plain: f64| 100.0 * (unique / plain - 1.0);
+            promise("unique labels: more RSS, %".to_owned(), more(unique.rss as f64, target.rss as f64), 5.0);
+            promise(
+                "unique labels: more classes, %".to_owned(),
+                more(unique.classes as f64, target.classes as f64),
+                5.0,
+            );
+            promise(
+                "unique labels: more rows, %".to_owned(),
+                more(unique.rules as f64, target.rules as f64),
+                5.0,
+            );
+            promise(
+                "unique labels: more map memory, %".to_owned(),
+                more(unique.maps.all as f64, target.maps.all as f64),
+                5.0,
+            );
+            promise(
+                "unique labels: more time from nothing, %".to_owned(),
+                more(unique.first_ms, target.first_ms),
+                5.0,
+            );
+            for (with, without) in unique.events.iter().zip(&target.events) {
+                promise(
+                    format!("unique labels: {}: more time (p50), %", with.kind),
+                    more(with.p50_ms, without.p50_ms),
+                    5.0,
+                );
+            }
+        }
+        promises
+    }
+
+    fn find(&self, shape: Shape) -> Option<&Outcome> {
+        self.outcomes.iter().find(|outcome| outcome.shape == shape && outcome.room.is_none())
+    }
+}
