@@ -76,7 +76,7 @@ pub(crate) fn supervise(
             judged: RefCell::default(),
         };
         let attended = tokio::select! {
-            attended = session.attend(&mut sandbox, &sources, settle) => attended.map(|()| Ended::Done),
+            attended = session.attend(&mut sandbox, sources, settle) => attended.map(|()| Ended::Done),
             () = interrupt.wait() => Ok(Ended::Interrupted),
         };
         ticker.clear();
@@ -149,15 +149,15 @@ impl Session<'_> {
     async fn attend(
         &self,
         sandbox: &mut Sandbox,
-        sources: &[Source],
+        sources: Vec<Source>,
         settle: Option<Settle>,
     ) -> anyhow::Result<()> {
         let _flows =
             if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await) } else { None };
         let mut watch = if self.options.watch { Some(Watch::new(self.options)?) } else { None };
         let report = self.measure(sandbox).await?;
+        self.write_page(sandbox, &sources, &report)?;
         self.show(&report)?;
-        self.write_page(sandbox, sources, &report)?;
         if let Some(path) = &self.options.report {
             self.ticker.say(&format!("who reaches whom, and why: {}", path.display()));
         }
@@ -167,7 +167,7 @@ impl Session<'_> {
             settle.tell(sandbox.id(), self.failed.get())?;
         }
         match &mut watch {
-            Some(watch) => self.follow(watch, sandbox, report).await,
+            Some(watch) => self.follow(watch, sandbox, sources, report).await,
             None if self.options.keep => std::future::pending().await,
             None => Ok(()),
         }
@@ -184,19 +184,26 @@ impl Session<'_> {
         &self,
         watch: &mut Watch,
         sandbox: &mut Sandbox,
+        mut sources: Vec<Source>,
         mut report: Report,
     ) -> anyhow::Result<()> {
         let mut half_done = false;
         loop {
             watch.changed().await?;
-            let (Input { cast, sources }, expectation) = match read(self.options, Some(sandbox.cast())) {
+            let (Input { cast, sources: saved }, expectation) = match read(self.options, Some(sandbox.cast()))
+            {
                 Ok(read) => read,
                 Err(error) => {
                     self.ticker.say(&format!("weir: {error:#}; the sandbox stays as it was"));
                     continue;
                 }
             };
+            // Also where only lines have moved: the page says where policies are written. But not where it is the page
+            // itself that changed, in a folder of manifests.
+            let mut page_is_old = saved != sources;
+            sources = saved;
             if half_done || cast != *sandbox.cast() {
+                page_is_old = true;
                 let applied = self.again(sandbox, cast, &mut report).await;
                 half_done = applied.is_err();
                 if let Err(error) = applied {
@@ -204,8 +211,9 @@ impl Session<'_> {
                     continue;
                 }
             }
-            // Also where only lines have moved: the page says where policies are written.
-            self.write_page(sandbox, &sources, &report)?;
+            if page_is_old && let Err(error) = self.write_page(sandbox, &sources, &report) {
+                self.ticker.say(&format!("weir: {error:#}"));
+            }
             self.judge(expectation.as_ref(), &report)?;
         }
     }

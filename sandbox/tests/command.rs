@@ -138,9 +138,15 @@ fn two_sandboxes_run_side_by_side() {
 #[test]
 fn a_kept_sandbox_stays_until_it_is_taken_down() {
     let manifests = shop();
-    let output = up(&manifests, &["--keep", "-o", "json"]).wait_with_output().unwrap();
+    let page = manifests.path().with_extension("html");
+    let report = page.to_str().unwrap();
+    let output = up(&manifests, &["--keep", "-o", "json", "--report", report]).wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     json(&output);
+    let text = fs::read_to_string(&page).unwrap();
+    fs::remove_file(&page).unwrap();
+    // It knows where policies are written, though another process has read them.
+    assert!(text.contains(&format!("\"at\":\"{}:", manifests.path().display())), "{text}");
     let said = String::from_utf8(output.stderr).unwrap();
     let (_, rest) = said.split_once("sandbox ").unwrap();
     let id = rest.split(' ').next().unwrap();

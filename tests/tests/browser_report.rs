@@ -3,12 +3,14 @@
 //! Pictures of it are left in `target/tmp/report-*.png`, for people to look at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::browser::Browser;
-use tests::command::{Run, sandbox};
+use tests::command::{Run, sandbox, wait_for};
 use tests::stage::{Manifests, require_root};
 
 /// A page that goes away with its owner.
@@ -325,4 +327,62 @@ fn sixty_pods_stay_readable() {
     );
     assert!(ms.as_f64().is_some_and(|ms| ms < 500.0), "{ms} ms a letter");
     is_quiet(&mut browser);
+}
+
+#[test]
+fn with_watch_the_page_follows_the_files_and_nothing_else() {
+    require_root();
+    // The page lies in the folder that is watched: writing it must not be a reason to write it.
+    let folder = Folder::new();
+    let (manifests, page) = (folder.0.join("x.yaml"), folder.0.join("report.html"));
+    let pods = ["a", "b"].map(|name| pod(name, "")).concat();
+    let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: x}\n\
+                  spec: {podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {app: c}}}]}]}\n";
+    std::fs::write(&manifests, format!("{pods}{closed}")).expect("write the manifests");
+    let path = page.display().to_string();
+    let run = Run::start(&mut sandbox(&[&folder.0], &["--watch", "--report", &path]));
+    let written = || std::fs::metadata(&page).ok().map(|page| page.ino());
+    let first = wait_for("the page", written);
+    let mut browser = Browser::start();
+    browser.open(&page, "");
+    browser.click(&cell("denied: b to a port 80"));
+    let line = pods.lines().count() + 1;
+    says(&mut browser, "#why .answer", &["x/closed", &format!("x.yaml:{line}")]);
+
+    let settled = std::time::Duration::from_millis(700);
+    std::thread::sleep(settled);
+    assert_eq!(written(), Some(first), "rewritten, though nothing was saved");
+
+    // A comment moves lines and changes no verdict.
+    std::fs::write(&manifests, format!("{pods}# closed\n{closed}")).expect("write the manifests");
+    let second = wait_for("another page", || written().filter(|page| *page != first));
+    browser.open(&page, "");
+    browser.click(&cell("denied: b to a port 80"));
+    says(&mut browser, "#why .answer", &[&format!("x.yaml:{}", line + 1)]);
+
+    std::fs::write(&manifests, pods).expect("write the manifests");
+    wait_for("a third page", || written().filter(|page| *page != second));
+    browser.open(&page, "");
+    browser.click(&cell("reaches: b to a port 80"));
+    says(&mut browser, "#why .answer", &["Allowed"]);
+    is_quiet(&mut browser);
+    run.signal(Signal::SIGINT);
+    assert!(run.wait().status.success());
+}
+
+/// A folder that goes away with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("weir-report-{}", std::process::id()));
+        std::fs::create_dir(&path).expect("make a folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
 }
