@@ -10,6 +10,7 @@ mod columns;
 mod explain;
 mod flows;
 mod format;
+mod policy;
 mod sandbox;
 mod status;
 
@@ -36,6 +37,8 @@ enum Command {
     Flows(flows::Args),
     /// Say whether one end may reach another, and why
     Explain(explain::Args),
+    /// Look at policies before they are in force
+    Policy(policy::Args),
     /// Show what the agent has in force
     Status(status::Args),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Sandbox(args) => sandbox::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Policy(args) => policy::run(args),
         Command::Status(args) => status::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod explain;
+pub mod lint;
 pub mod lookup;
 pub mod manifest;
 pub mod object;

@@ -43,13 +43,18 @@ impl Places {
 
     /// `FILE:LINE` of a field of an object, or of the innermost part around it that is written.
     pub fn of(&self, object: &str, field: &str) -> Option<String> {
+        self.find(object, field).map(|(origin, line)| format!("{origin}:{line}"))
+    }
+
+    /// The same, as file and line.
+    pub fn find(&self, object: &str, field: &str) -> Option<(&str, u64)> {
         let place = self.objects.get(object)?;
         let mut path = field;
         loop {
             if let Some(line) = place.lines.get(path) {
-                return Some(format!("{}:{line}", place.origin));
+                return Some((&place.origin, *line));
             }
-            path = &path[..path.rfind(['.', '['])?];
+            path = &path[..path.rfind(['.', '[']).unwrap_or(0)];
         }
     }
 

@@ -18,6 +18,7 @@ pub mod explain;
 mod grid;
 mod ground;
 mod keep;
+pub mod lint;
 mod live;
 pub mod manifest;
 mod measure;

@@ -25,6 +25,7 @@ pub(crate) mod nearest;
 mod words;
 
 pub use ask::{Unclear, ask};
+pub(crate) use words::{requirement, selector};
 
 /// What the policies of both ends say of a new connection, whichever nodes they are on.
 ///

@@ -8,6 +8,7 @@ mod compiler;
 mod endpoints;
 mod explain;
 mod explain_agreement;
+mod lint;
 mod manifest;
 mod network_policy;
 mod plan;
