@@ -1,10 +1,11 @@
 //! The loop, with the kernel in memory.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use api::{Attach, Attached, Attachment, Detached, PodRef, Status, Valid};
+use api::{Attach, Attached, Attachment, Detached, PodRef, Status, Valid, VerdictKind};
 use common::net::Addr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -17,7 +18,7 @@ use crate::node::Neighbourhood;
 use crate::records::Records;
 use crate::run::Agent;
 use crate::socket::Socket;
-use crate::testing::{Folder, Kernel, MemoryDatapath, NODES, pod, policy, snapshot};
+use crate::testing::{Folder, Kernel, MemoryDatapath, NODES, Script, pod, policy};
 
 type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
 
@@ -25,12 +26,18 @@ type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
 struct Node {
     folder: Folder,
     datapath: MemoryDatapath,
+    script: RefCell<Script>,
     agent: Option<(mpsc::Sender<Event>, JoinHandle<()>)>,
 }
 
 impl Node {
     fn new() -> Self {
-        let mut node = Self { folder: Folder::new(), datapath: MemoryDatapath::default(), agent: None };
+        let mut node = Self {
+            folder: Folder::new(),
+            datapath: MemoryDatapath::default(),
+            script: RefCell::default(),
+            agent: None,
+        };
         for ifindex in 1..10 {
             node.kernel(|kernel| drop(kernel.interfaces.insert(ifindex, format!("weir{ifindex}"))));
         }
@@ -61,7 +68,8 @@ impl Node {
     }
 
     async fn source(&self, parts: &[&str]) {
-        self.send(Event::Source(snapshot(&parts.concat()))).await;
+        let update = self.script.borrow_mut().read(&parts.concat());
+        self.send(Event::Source(update)).await;
     }
 
     async fn call<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Answer<T> {
@@ -407,6 +415,39 @@ async fn exchange(socket: &Path, request: &str, body: &str) -> (String, String) 
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_explanation_says_where_the_maps_lag_behind() {
+    on_a_node(async |node| {
+        let explain = async || {
+            let query =
+                api::ExplainQuery { from: "shop/db".into(), to: "shop/web".into(), port: "80".into() };
+            node.call(|reply| Call::Ask(Question::Explain(query, reply))).await.await.unwrap()
+        };
+        assert_eq!(explain().await.unwrap_err().fault, Fault::Now);
+
+        let pods = [NODES, &pod("web", "10.244.0.1"), &pod("db", "10.244.0.2")].concat();
+        node.source(&[&pods]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.source(&[&pods, &policy("quiet", "web")]).await;
+        let [answer] = explain().await.unwrap().try_into().unwrap();
+        assert_eq!((answer.verdict, answer.notes.as_slice()), (VerdictKind::Denied, [].as_slice()));
+        let nearest = answer.ingress.nearest.unwrap();
+        assert_eq!(
+            (nearest.rule.policy.as_str(), nearest.rule.path.as_str()),
+            ("shop/quiet", "spec.ingress[0]")
+        );
+
+        // The policy goes, and its rows may not.
+        node.kernel(|kernel| kernel.room = Some(0));
+        node.source(&[&pods]).await;
+        let [answer] = explain().await.unwrap().try_into().unwrap();
+        assert_eq!(answer.verdict, VerdictKind::Allowed);
+        assert!(answer.notes[0].starts_with("ingress is still denied in the maps of node-0: "), "{answer:?}");
+        assert!(answer.notes[0].contains("too small"), "{answer:?}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_socket_speaks_as_the_api_says() {
     on_a_node(async |node| {
@@ -426,12 +467,16 @@ async fn the_socket_speaks_as_the_api_says() {
         assert_eq!(serde_json::from_str::<api::Collected>(&body).unwrap().removed, [attachment("web")]);
         let (_, body) = exchange(&path, "DELETE /v1/endpoints/id-web/eth0", "").await;
         assert_eq!(body, r#"{"existed":false}"#);
+        let (_, body) = exchange(&path, "GET /v1/explain?from=shop%2Fweb&to=8.8.8.8&port=53%2Fudp", "").await;
+        assert_eq!(serde_json::from_str::<Vec<api::Explanation>>(&body).unwrap()[0].protocol, "UDP");
         assert_eq!(exchange(&path, "GET /v1/flows", "").await, ("HTTP/1.1 200 OK".into(), String::new()));
 
         for (request, body, expected, says) in [
             ("GET /v1/endpoints/id-web/eth0", "", "404 Not Found", "no endpoint id-web/eth0"),
             ("PUT /v1/endpoints", "{}", "400 Bad Request", "missing field `container_id`"),
             ("GET /v1/flows?port=http", "", "400 Bad Request", "port=http"),
+            ("GET /v1/explain?from=a&to=b", "", "400 Bad Request", "port is missing"),
+            ("GET /v1/explain?from=shop/web&to=8.8.8.8&port=x", "", "400 Bad Request", "--port x: "),
             ("PATCH /v1/status", "", "404 Not Found", "no call PATCH /v1/status"),
         ] {
             let (status, body) = exchange(&path, request, body).await;
