@@ -9,11 +9,11 @@ use tokio::sync::oneshot;
 
 use crate::flows::FlowFeed;
 use crate::metrics::Numbers;
-use crate::source::Snapshot;
+use crate::source::Update;
 
 pub(crate) enum Event {
-    /// The source was read whole. Before the first of these nothing is programmed.
-    Source(Snapshot),
+    /// Objects have changed.
+    Source(Update),
     /// Somebody at the socket waits for an answer.
     Call(Call),
     /// A batch from the kernel's ring.

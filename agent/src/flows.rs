@@ -244,12 +244,13 @@ mod tests {
     use policy::{Names, Retired};
 
     use super::*;
-    use crate::testing::{NODES, pod, snapshot};
+    use crate::testing::{NODES, Script, pod};
 
     const RULE: RuleId = RuleId::new(7);
     const WEB_RULES: RuleSetId = RuleSetId::new(8);
 
     struct Fixture {
+        script: Script,
         flows: Flows,
         naming: Naming,
         world: World,
@@ -257,8 +258,12 @@ mod tests {
 
     impl Fixture {
         fn new() -> Self {
-            let mut fixture =
-                Self { flows: Flows::new("node-0"), naming: Naming::default(), world: World::new("node-0") };
+            let mut fixture = Self {
+                script: Script::default(),
+                flows: Flows::new("node-0"),
+                naming: Naming::default(),
+                world: World::new("node-0"),
+            };
             fixture.source(&[NODES, &pod("client", "10.244.0.1"), &pod("web", "10.244.0.2")]);
             let mut names = Names::default();
             let rule = RuleName {
@@ -278,9 +283,10 @@ mod tests {
         }
 
         fn source(&mut self, parts: &[&str]) {
-            let objects = snapshot(&parts.concat()).objects;
-            self.naming.source_changed(objects.iter().map(|(object, _)| object));
-            self.world.reset(objects);
+            for change in self.script.read(&parts.concat()).changes {
+                self.naming.follow(&mut self.world, change);
+            }
+            self.naming.world_changed();
         }
 
         fn record(&mut self, event: FlowEvent) {

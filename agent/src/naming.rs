@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::id::{RuleId, RuleSetId};
 use common::net::Addr;
-use policy::{Names, Object, Retired, RuleName, RuleSetName, World};
+use policy::{Kind, Names, ObjectKey, Retired, RuleName, RuleSetName, World};
+
+use crate::source::Change;
 
 /// How long a pod that is gone keeps its name here.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -28,8 +30,6 @@ pub(crate) struct Naming {
     rules: HashMap<RuleId, Arc<RuleName>>,
     rule_sets: HashMap<RuleSetId, Arc<RuleSetName>>,
     addresses: HashMap<Addr, Option<Arc<str>>>,
-    /// What the source said last, to notice who left.
-    pods: HashMap<IpAddr, String>,
     departed: HashMap<IpAddr, (Arc<str>, Instant)>,
 }
 
@@ -65,21 +65,31 @@ impl Naming {
         self.addresses.clear();
     }
 
-    /// Notes which pods are gone from the source.
-    pub(crate) fn source_changed<'a>(&mut self, objects: impl IntoIterator<Item = &'a Object>) {
-        let pods: HashMap<IpAddr, String> = objects.into_iter().flat_map(addresses).collect();
-        for (ip, name) in std::mem::take(&mut self.pods) {
-            if pods.get(&ip) != Some(&name) {
-                self.departed(ip, &name);
-            }
+    /// Takes a change into the world, and notes which addresses a pod leaves with it.
+    pub(crate) fn follow(&mut self, world: &mut World, change: Change) {
+        let key = match &change {
+            Change::Apply(object, _) => object.key(),
+            Change::Delete(key) => key.clone(),
+        };
+        let before = pod_addresses(world, &key).to_vec();
+        match change {
+            Change::Apply(object, warnings) => world.apply(object, &warnings),
+            Change::Delete(key) => world.delete(&key),
         }
-        self.pods = pods;
-        self.world_changed();
+        if !before.is_empty() {
+            let after = pod_addresses(world, &key);
+            let pod = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
+            before.iter().filter(|ip| !after.contains(ip)).for_each(|ip| self.departed(*ip, &pod));
+        }
     }
 
+    /// A pod is gone from this address.
     pub(crate) fn departed(&mut self, ip: IpAddr, name: &str) {
         let now = Instant::now();
-        self.departed.retain(|_, (_, since)| now.duration_since(*since) < REMEMBERED);
+        // Not each time: ten thousand pods may leave at once.
+        if self.departed.len() == self.departed.capacity() {
+            self.departed.retain(|_, (_, since)| now.duration_since(*since) < REMEMBERED);
+        }
         self.departed.insert(ip, (name.into(), now));
     }
 
@@ -131,16 +141,9 @@ fn find<Id: Copy + Ord + std::hash::Hash, Name: Clone>(
     Some(name)
 }
 
-/// The addresses that are this pod's alone.
-fn addresses(object: &Object) -> Vec<(IpAddr, String)> {
-    let Object::Pod(pod) = object else { return Vec::new() };
-    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
-        return Vec::new();
+fn pod_addresses<'a>(world: &'a World, key: &ObjectKey) -> &'a [IpAddr] {
+    match (key.kind, &key.namespace) {
+        (Kind::Pod, Some(namespace)) => world.addresses_of_pod(namespace, &key.name),
+        _ => &[],
     }
-    let Some(status) = &pod.status else { return Vec::new() };
-    let many = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    many.chain(status.pod_ip.as_deref())
-        .filter_map(|ip| ip.parse().ok())
-        .map(|ip| (ip, format!("{}/{}", object.namespace().unwrap_or_default(), object.name())))
-        .collect()
 }

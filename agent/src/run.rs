@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use policy::{Compiler, Update, Warning, World};
+use policy::{Compiler, Warning, World};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -19,7 +19,7 @@ use crate::metrics::Meter;
 use crate::naming::Naming;
 use crate::node::Neighbourhood;
 use crate::records::Records;
-use crate::source::Snapshot;
+use crate::source::Update;
 
 /// Events handled before the next plan at most, so that a flood of one kind cannot hold the others up for ever.
 const BATCH: usize = 256;
@@ -141,7 +141,7 @@ impl<D: Datapath> Agent<D> {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Source(snapshot) => self.take(snapshot),
+            Event::Source(update) => self.take(update),
             Event::Call(call) => self.call(call),
             Event::Flows(events) => self.flows.record(events, &mut self.naming, &self.world),
             Event::Complaints { part, complaints } => self.complain(part, complaints),
@@ -175,14 +175,17 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
-    fn take(&mut self, snapshot: Snapshot) {
-        let Snapshot { objects, warnings, revision } = snapshot;
-        self.naming.source_changed(objects.iter().map(|(object, _)| object));
-        self.world.reset(objects);
-        self.complain("files", warnings.iter().map(Warning::to_string).collect());
-        self.revision_read = revision;
-        self.source_seen = true;
+    fn take(&mut self, update: Update) {
+        let Update { changes, complete, warnings, revision } = update;
+        for change in changes {
+            self.naming.follow(&mut self.world, change);
+        }
         self.world_changed();
+        if complete {
+            self.complain("files", warnings.iter().map(Warning::to_string).collect());
+            self.revision_read = revision;
+            self.source_seen = true;
+        }
         self.admit();
     }
 
@@ -283,7 +286,8 @@ impl<D: Datapath> Agent<D> {
 
     fn compile_and_apply(&mut self) -> anyhow::Result<()> {
         let began = std::time::Instant::now();
-        let Update { plan, names, warnings } = self.compiler.update(&mut self.world, self.datapath.tables());
+        let policy::Update { plan, names, warnings } =
+            self.compiler.update(&mut self.world, self.datapath.tables());
         if let Some(warnings) = warnings {
             self.complain("policy", warnings.iter().map(Warning::to_string).collect());
         }

@@ -11,11 +11,11 @@ use anyhow::{Result, anyhow, bail};
 use common::config::Config;
 use common::endpoint::EndpointRow;
 use common::net::Addr;
-use policy::Tables;
 use policy::tables::MapOp;
+use policy::{ObjectKey, Tables};
 
 use crate::datapath::{Datapath, Unapplied};
-use crate::source::Snapshot;
+use crate::source::{Change, Update};
 
 /// What the kernel would hold. It outlives the agent, as pins do.
 #[derive(Default)]
@@ -166,14 +166,27 @@ impl Drop for Folder {
     }
 }
 
-/// A source's answer, from text.
-pub(crate) fn snapshot(yaml: &str) -> Snapshot {
-    let documents = policy::manifest::documents("test.yaml", yaml).unwrap();
-    let objects = documents.iter().map(|document| policy::manifest::object(document).unwrap().unwrap());
-    Snapshot {
-        objects: objects.collect(),
-        warnings: Vec::new(),
-        revision: Some(api::source_revision([yaml.as_bytes()])),
+/// A source that reads texts: each is all there is.
+#[derive(Default)]
+pub(crate) struct Script {
+    told: BTreeSet<ObjectKey>,
+}
+
+impl Script {
+    pub(crate) fn read(&mut self, yaml: &str) -> Update {
+        let documents = policy::manifest::documents("test.yaml", yaml).unwrap();
+        let objects: Vec<_> =
+            documents.iter().map(|document| policy::manifest::object(document).unwrap().unwrap()).collect();
+        let told = objects.iter().map(|(object, _)| object.key()).collect();
+        let gone = std::mem::replace(&mut self.told, told);
+        let gone = gone.difference(&self.told).cloned().map(Change::Delete);
+        let changes = objects.into_iter().map(|(object, warnings)| Change::Apply(object, warnings));
+        Update {
+            changes: changes.chain(gone).collect(),
+            complete: true,
+            warnings: Vec::new(),
+            revision: Some(api::source_revision([yaml.as_bytes()])),
+        }
     }
 }
 

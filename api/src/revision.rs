@@ -1,16 +1,20 @@
 //! A name for what a directory source held, so that its writer can tell when the agent has put it in force.
 
 /// The revision of a source whose files, in the order of their paths, hold `files`.
-///
-/// FNV-1a over each file's length and bytes: it tells versions apart, it does not authenticate.
 pub fn source_revision<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    for file in files {
-        (file.len() as u64).to_le_bytes().into_iter().for_each(&mut mix);
-        file.iter().copied().for_each(&mut mix);
-    }
-    format!("{hash:016x}")
+    revision_of_digests(files.into_iter().map(file_digest))
+}
+
+/// The same of files of which only the digests are left.
+pub fn revision_of_digests(files: impl IntoIterator<Item = u64>) -> String {
+    let digests: Vec<u8> = files.into_iter().flat_map(u64::to_le_bytes).collect();
+    format!("{:016x}", file_digest(&digests))
+}
+
+/// FNV-1a over a file's bytes: it tells versions apart, it does not authenticate.
+pub fn file_digest(bytes: &[u8]) -> u64 {
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 #[cfg(test)]

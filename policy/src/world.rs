@@ -189,27 +189,6 @@ impl World {
         self.warn(key.clone(), Vec::new());
     }
 
-    /// Replaces everything that came from the source (a relist); attachments stay.
-    pub fn reset(&mut self, objects: Vec<(Object, Vec<Warning>)>) {
-        let mut next = Self::new(std::mem::take(&mut self.node));
-        next.attached = self.attached;
-        for attached in std::mem::take(&mut self.attachments).into_values() {
-            next.insert(attached);
-        }
-        let mut times = BTreeMap::new();
-        for (object, unknown_fields) in objects {
-            let key = object.key();
-            next.apply(object, &unknown_fields);
-            *times.entry(key).or_insert(0_usize) += 1;
-        }
-        for (key, times) in times.into_iter().filter(|(_, times)| *times > 1) {
-            let message = format!("defined {times} times: the last one counts");
-            let warning = Warning { object: key.to_string(), field: String::new(), message };
-            next.warnings.entry(key).or_default().push(warning);
-        }
-        *self = next;
-    }
-
     /// Takes in an interface; one of the same container and name is replaced.
     pub fn attach(&mut self, attachment: Attachment) {
         self.detach(&attachment.container_id, &attachment.ifname);
@@ -265,6 +244,12 @@ impl World {
 
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.attachments.values().map(|attached| &attached.attachment)
+    }
+
+    /// The addresses that this pod has to itself, as the API shows it. None once it has finished.
+    pub fn addresses_of_pod(&self, namespace: &str, name: &str) -> &[IpAddr] {
+        let pod = self.pods.get(&(namespace.to_owned(), name.to_owned()));
+        pod.filter(|pod| pod.is_peer()).map_or(&[], |pod| &pod.ips)
     }
 
     /// `namespace/name` of the live pod with this address, `node/NAME` for a node's.

@@ -1,97 +1,123 @@
-//! A folder of Kubernetes YAML and JSON, read whole.
+//! A folder of Kubernetes YAML and JSON, and what has changed in it since it was last read.
 //!
 //! Nothing that was once understood is lost to a typing error: where a file cannot be read or parsed, its last good
 //! content stays in force; where one object in it is wrong, the last good version of that object does.
+//!
+//! Of texts and objects only digests are kept, so a saved file is parsed again, alone, and what it changes is told.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use policy::manifest::{self, Document};
-use policy::{Object, ObjectKey, Warning};
+use policy::{ObjectKey, Warning};
 
-use super::Snapshot;
+use super::file::{File, Parsed, Stamp};
+use super::{Change, Update};
+
+/// So many changes go ahead at once while the folder is read for the first time.
+const AHEAD: usize = 256;
 
 pub(crate) struct Directory {
     root: PathBuf,
     /// By path: the order of files is the order of paths.
     files: BTreeMap<PathBuf, File>,
-}
-
-/// What is in force of one file.
-#[derive(Default)]
-struct File {
-    /// As it was last read, good or bad; empty before.
-    bytes: Vec<u8>,
-    objects: Vec<Written>,
-    /// How often each kind stands in it that nobody watches, and the line of the first.
-    unwatched: BTreeMap<String, (usize, usize)>,
-    warnings: Vec<Warning>,
-}
-
-/// One object and the line on which it begins.
-#[derive(Clone)]
-struct Written {
-    line: usize,
-    object: Object,
-    warnings: Vec<Warning>,
+    /// The digest of each object as it was told last.
+    told: HashMap<Arc<ObjectKey>, u64>,
+    /// A whole read has been told.
+    complete: bool,
 }
 
 impl Directory {
     pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), files: BTreeMap::new() }
+        Self { root: root.into(), files: BTreeMap::new(), told: HashMap::new(), complete: false }
     }
 
     /// Reads what is there now. `on_folder` is called with each folder before it is listed, so that a watch set up by
-    /// it misses nothing.
+    /// it misses nothing. `ahead` gets the first changes of the first read, so that not all of them are held at once.
     ///
     /// Fails only where the root itself cannot be listed: a folder that is gone is no order to forget everything.
-    pub(crate) fn read(&mut self, on_folder: &mut dyn FnMut(&Path)) -> Result<Snapshot> {
+    pub(crate) fn read(
+        &mut self,
+        on_folder: &mut dyn FnMut(&Path),
+        ahead: &mut dyn FnMut(Vec<Change>),
+    ) -> Result<Update> {
         let mut walk = Walk { on_folder, seen: HashSet::new(), files: Vec::new(), warnings: Vec::new() };
         walk.folder(&self.root).with_context(|| {
             format!("read source {}: it must be a folder that this agent may list", self.root.display())
         })?;
-        let Walk { mut files, warnings, .. } = walk;
+        let Walk { mut files, mut warnings, .. } = walk;
         files.sort();
 
+        let mut changes = Vec::new();
         let mut last = std::mem::take(&mut self.files);
-        for path in files {
-            let file = last.remove(&path).unwrap_or_default();
+        // Where each object stands that counts: the number of its file, and the line.
+        let mut places: HashMap<Arc<ObjectKey>, (usize, usize)> = HashMap::with_capacity(self.told.len());
+        for (number, (path, stamp)) in files.iter().enumerate() {
+            let name = self.name_of(path);
+            let mut file = last.remove(path).unwrap_or_default();
             // A file that went away between listing and reading is no file.
-            if let Some(file) = file.read_again(&path, &self.name_of(&path)) {
-                self.files.insert(path, file);
+            let Some(mut parsed) = file.read_again(path, &name, *stamp) else { continue };
+            if parsed.is_none() && self.counts_anew(&file, &places) {
+                // What stood before it in another file is gone.
+                file.forget_content();
+                parsed = file.read_again(path, &name, *stamp).flatten();
             }
-        }
-        Ok(self.snapshot(warnings))
-    }
-
-    fn snapshot(&self, mut warnings: Vec<Warning>) -> Snapshot {
-        let mut objects: BTreeMap<ObjectKey, (String, &Written)> = BTreeMap::new();
-        for (path, file) in &self.files {
             warnings.extend(file.warnings.iter().cloned());
+            let mut parsed = parsed.unwrap_or_default().into_iter();
             for written in &file.objects {
-                let place = format!("{}:{}", self.name_of(path), written.line);
-                if let Some((first, _)) = objects.get(&written.object.key()) {
-                    warnings.push(Warning {
-                        object: written.object.key().to_string(),
-                        field: "metadata.name".into(),
-                        message: format!("written twice, at {first} and at {place}; the first counts"),
-                    });
-                } else {
-                    objects.insert(written.object.key(), (place, written));
+                let parsed = parsed.next();
+                match places.entry(Arc::clone(&written.key)) {
+                    Entry::Vacant(free) => {
+                        free.insert((number, written.line));
+                        if self.told.get(&written.key) == Some(&written.digest) {
+                            continue;
+                        }
+                        if let Some(Parsed::Good(object, warnings)) = parsed {
+                            self.told.insert(Arc::clone(&written.key), written.digest);
+                            changes.push(Change::Apply(object, warnings));
+                        }
+                    }
+                    Entry::Occupied(first) => {
+                        let (first, line) = *first.get();
+                        let first = files.get(first).map(|(path, _)| self.name_of(path)).unwrap_or_default();
+                        warnings.push(Warning {
+                            object: written.key.to_string(),
+                            field: "metadata.name".into(),
+                            message: format!(
+                                "written twice, at {first}:{line} and at {name}:{}; the first counts",
+                                written.line
+                            ),
+                        });
+                    }
+                }
+                if !self.complete && changes.len() >= AHEAD {
+                    ahead(std::mem::take(&mut changes));
                 }
             }
+            self.files.insert(path.clone(), file);
         }
+        self.told.retain(|key, _| {
+            let stays = places.contains_key(key);
+            if !stays {
+                changes.push(Change::Delete(ObjectKey::clone(key)));
+            }
+            stays
+        });
+        self.complete = true;
         warnings.extend(self.unwatched());
-        let objects = objects
-            .into_values()
-            .map(|(_, written)| (written.object.clone(), written.warnings.clone()))
-            .collect();
-        let revision = api::source_revision(self.files.values().map(|file| file.bytes.as_slice()));
-        Snapshot { objects, warnings, revision: Some(revision) }
+        let revision = api::revision_of_digests(self.files.values().map(File::digest));
+        Ok(Update { changes, complete: true, warnings, revision: Some(revision) })
+    }
+
+    /// Whether an object of the file, which has not changed, counts now and is not what was told last.
+    fn counts_anew(&self, file: &File, places: &HashMap<Arc<ObjectKey>, (usize, usize)>) -> bool {
+        let mut counting = file.objects.iter().filter(|written| !places.contains_key(&written.key));
+        counting.any(|written| self.told.get(&written.key) != Some(&written.digest))
     }
 
     /// One warning a kind, however many objects of it there are.
@@ -117,85 +143,11 @@ impl Directory {
     }
 }
 
-impl File {
-    /// What is in force once the file has been looked at again; `None` where it is gone.
-    fn read_again(mut self, path: &Path, name: &str) -> Option<Self> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                // Whatever comes next is news.
-                self.bytes.clear();
-                self.complain(name, &error.to_string());
-                return Some(self);
-            }
-        };
-        if bytes == self.bytes {
-            return Some(self);
-        }
-        let parsed = match std::str::from_utf8(&bytes) {
-            Ok(text) => manifest::documents(name, text).map_err(|error| error.to_string()),
-            Err(error) => {
-                let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-                Err(format!("{name}:{line}: not UTF-8"))
-            }
-        };
-        self.bytes = bytes;
-        match parsed {
-            Ok(documents) => self.take(&documents),
-            Err(error) => self.complain(name, &error),
-        }
-        Some(self)
-    }
-
-    fn complain(&mut self, name: &str, problem: &str) {
-        let stays = if self.objects.is_empty() { "" } else { "; what it held before stays in force" };
-        self.warnings = vec![Warning {
-            object: format!("file {name}"),
-            field: String::new(),
-            message: format!("{problem}{stays}"),
-        }];
-    }
-
-    fn take(&mut self, documents: &[Document]) {
-        let last = std::mem::take(&mut self.objects);
-        self.warnings.clear();
-        self.unwatched.clear();
-        for document in documents {
-            match manifest::object(document) {
-                Ok(Some((object, warnings))) => {
-                    self.objects.push(Written { line: document.line, object, warnings });
-                }
-                Ok(None) => {
-                    self.unwatched.entry(document.kind.clone()).or_insert((0, document.line)).0 += 1;
-                }
-                Err(mut warning) => {
-                    let place = format!(" ({}:{})", document.origin, document.line);
-                    warning.message.push_str(&place);
-                    if let Some(good) = last.iter().find(|written| names(document, &written.object)) {
-                        warning.message.push_str("; its last good version stays in force");
-                        self.objects.push(Written { line: document.line, ..good.clone() });
-                    }
-                    self.warnings.push(warning);
-                }
-            }
-        }
-    }
-}
-
-/// Whether `document` is meant to be the next version of `object`.
-fn names(document: &Document, object: &Object) -> bool {
-    let metadata = |field: &str| document.value["metadata"][field].as_str();
-    document.kind == object.kind().as_str()
-        && metadata("name") == Some(object.name())
-        && object.namespace().is_none_or(|namespace| metadata("namespace").unwrap_or("default") == namespace)
-}
-
 /// Finds the files, following links (the files of a ConfigMap volume are links) but no folder twice.
 struct Walk<'a> {
     on_folder: &'a mut dyn FnMut(&Path),
     seen: HashSet<(u64, u64)>,
-    files: Vec<PathBuf>,
+    files: Vec<(PathBuf, Stamp)>,
     warnings: Vec<Warning>,
 }
 
@@ -222,7 +174,7 @@ impl Walk<'_> {
                     });
                 }
             } else if path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json") {
-                self.files.push(path);
+                self.files.push((path, Stamp::of(&metadata)));
             }
         }
         Ok(())
@@ -231,6 +183,8 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use policy::Object;
+
     use super::*;
     use crate::testing::Folder;
 
@@ -240,12 +194,15 @@ mod tests {
     struct Source {
         folder: Folder,
         directory: Directory,
+        /// What was told, all together.
+        held: BTreeMap<ObjectKey, Object>,
     }
 
     impl Source {
         fn new(files: &[(&str, &str)]) -> Self {
             let folder = Folder::new();
-            let source = Self { directory: Directory::new(folder.path()), folder };
+            let directory = Directory::new(folder.path());
+            let source = Self { directory, folder, held: BTreeMap::new() };
             files.iter().for_each(|(name, text)| source.write(name, text));
             source
         }
@@ -256,11 +213,34 @@ mod tests {
             fs::write(path, text).unwrap();
         }
 
+        fn update(&mut self) -> Update {
+            let mut ahead = Vec::new();
+            let mut update = self.directory.read(&mut |_| {}, &mut |changes| ahead.extend(changes)).unwrap();
+            ahead.append(&mut update.changes);
+            update.changes = ahead;
+            update
+        }
+
+        /// What changed, as `+NAME` and `-NAME`.
+        fn changes(&mut self) -> Vec<String> {
+            let told = |change| match change {
+                Change::Apply(object, _) => format!("+{}", object.name()),
+                Change::Delete(key) => format!("-{}", key.name),
+            };
+            self.update().changes.into_iter().map(told).collect()
+        }
+
         /// Names of the objects, and the warnings.
         fn read(&mut self) -> (Vec<String>, Vec<String>) {
-            let snapshot = self.directory.read(&mut |_| {}).unwrap();
-            let names = snapshot.objects.iter().map(|(object, _)| object.name().to_owned()).collect();
-            (names, snapshot.warnings.iter().map(Warning::to_string).collect())
+            let update = self.update();
+            for change in update.changes {
+                match change {
+                    Change::Apply(object, _) => drop(self.held.insert(object.key(), object)),
+                    Change::Delete(key) => assert!(self.held.remove(&key).is_some(), "{key} was told before"),
+                }
+            }
+            let names = self.held.keys().map(|key| key.name.clone()).collect();
+            (names, update.warnings.iter().map(Warning::to_string).collect())
         }
     }
 
@@ -357,7 +337,7 @@ mod tests {
         let mut source = Source::new(&[("a.yaml", WEB)]);
         source.read();
         fs::remove_dir_all(source.folder.path()).unwrap();
-        assert!(source.directory.read(&mut |_| {}).is_err());
+        assert!(source.directory.read(&mut |_| {}, &mut |_| {}).is_err());
         source.write("a.yaml", WEB);
         assert_eq!(source.read().0, ["web"]);
     }
@@ -365,7 +345,69 @@ mod tests {
     #[test]
     fn the_revision_is_that_of_all_bytes_in_the_order_of_paths() {
         let mut source = Source::new(&[("b.yaml", DB), ("a.yaml", WEB)]);
-        let snapshot = source.directory.read(&mut |_| {}).unwrap();
-        assert_eq!(snapshot.revision, Some(api::source_revision([WEB.as_bytes(), DB.as_bytes()])));
+        assert_eq!(source.update().revision, Some(api::source_revision([WEB.as_bytes(), DB.as_bytes()])));
+    }
+
+    #[test]
+    fn a_saved_file_tells_what_changed_in_it_and_nothing_else() {
+        let both = |label: &str| {
+            format!(
+                "{WEB}---\napiVersion: v1\nkind: Namespace\nmetadata: {{ name: db, labels: {{ is: {label} }} }}\n"
+            )
+        };
+        let mut source = Source::new(&[("a.yaml", &both("old")), ("b.yaml", &WEB.replace("web", "other"))]);
+        assert_eq!(source.changes(), ["+web", "+db", "+other"]);
+        assert_eq!(source.changes(), [""; 0]);
+        source.write("a.yaml", &both("new"));
+        assert_eq!(source.changes(), ["+db"]);
+        source.write("a.yaml", &format!("# moved\n---\n{DB}---\n{WEB}"));
+        assert_eq!(source.changes(), ["+db"], "places and order are no change");
+        source.write("a.yaml", DB);
+        assert_eq!(source.changes(), ["-web"]);
+        source.write("a.yaml", "kind: [unfinished");
+        assert_eq!(source.changes(), [""; 0]);
+        fs::remove_file(source.folder.path().join("a.yaml")).unwrap();
+        assert_eq!(source.changes(), ["-db"]);
+    }
+
+    #[test]
+    fn the_second_of_two_counts_once_the_first_is_gone() {
+        let labelled = |label: &str| {
+            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: web, labels: {{ is: {label} }} }}\n")
+        };
+        let mut source = Source::new(&[("a.yaml", &labelled("first")), ("b.yaml", &labelled("second"))]);
+        let label = |source: &Source| {
+            let web = source.held.values().next().unwrap();
+            web.metadata().labels.as_ref().unwrap()["is"].clone()
+        };
+        source.read();
+        assert_eq!(label(&source), "first");
+        source.write("b.yaml", &labelled("changed"));
+        assert_eq!(source.changes(), [""; 0], "it does not count");
+        fs::remove_file(source.folder.path().join("a.yaml")).unwrap();
+        assert_eq!(source.read().1, [""; 0]);
+        assert_eq!(label(&source), "changed");
+        source.write("a.yaml", &labelled("third"));
+        source.read();
+        assert_eq!(label(&source), "third");
+    }
+
+    #[test]
+    fn the_first_read_goes_ahead_in_parts_and_later_ones_come_as_one() {
+        let namespaces = |prefix: &str| -> String {
+            let one = |index| {
+                format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{ name: {prefix}{index} }}\n")
+            };
+            (0..2 * AHEAD).map(one).collect()
+        };
+        let source = Source::new(&[("a.yaml", &namespaces("a"))]);
+        let mut directory = source.directory;
+        let mut ahead = 0;
+        let mut read = |ahead: &mut usize| {
+            directory.read(&mut |_| {}, &mut |changes| *ahead += changes.len()).unwrap().changes.len()
+        };
+        assert_eq!((read(&mut ahead), ahead), (0, 2 * AHEAD));
+        fs::write(source.folder.path().join("a.yaml"), namespaces("b")).unwrap();
+        assert_eq!((read(&mut ahead), ahead), (4 * AHEAD, 2 * AHEAD));
     }
 }

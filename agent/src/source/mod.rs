@@ -1,22 +1,31 @@
-//! Where desired state comes from, as one list of objects.
+//! Where desired state comes from, as changes to it.
 //!
-//! A source knows nothing of the loop but its channel, and the loop nothing of the source but [`Snapshot`].
+//! A source knows nothing of the loop but its channel, and the loop nothing of the source but [`Update`].
 
 mod directory;
+mod file;
 mod watch;
 
 pub(crate) use directory::Directory;
 pub(crate) use watch::follow;
 
-use policy::{Object, Warning};
+use policy::{Object, ObjectKey, Warning};
 
-/// Everything that is desired, complete.
+/// What has changed, to be taken in as one.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshot {
-    /// Each object once, with what is odd about it as it was written.
-    pub(crate) objects: Vec<(Object, Vec<Warning>)>,
-    /// What belongs to no object in the list: files and objects that could not be read, kinds nobody watches.
+pub(crate) struct Update {
+    pub(crate) changes: Vec<Change>,
+    /// With this, everything has been told that there is. Before the first such update nothing is programmed.
+    pub(crate) complete: bool,
+    /// What belongs to no object: files and objects that could not be read, kinds nobody watches. All of it, each time.
     pub(crate) warnings: Vec<Warning>,
-    /// [`api::source_revision`] of what was read.
+    /// [`api::source_revision`] of what was read, where the source has one.
     pub(crate) revision: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// New or changed, with what is odd about it as it was written.
+    Apply(Object, Vec<Warning>),
+    Delete(ObjectKey),
 }

@@ -16,7 +16,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::{Directory, Snapshot};
+use super::{Directory, Update};
 use crate::event::Event;
 
 /// Writers of many files are waited for so long. Short: a sandbox waits for what it wrote to be in force.
@@ -40,7 +40,10 @@ pub(crate) fn follow(directory: Directory, events: mpsc::Sender<Event>) -> onesh
 /// Ends well when nobody listens any more.
 fn watch(mut directory: Directory, events: &mpsc::Sender<Event>) -> Result<()> {
     let mut watches = Watches::new()?;
-    let first = directory.read(&mut |folder| watches.add(folder))?;
+    let first = directory.read(&mut |folder| watches.add(folder), &mut |changes| {
+        // If nobody listens, the last word will not be heard either.
+        drop(events.blocking_send(Event::Source(Update { changes, ..Update::default() })));
+    })?;
     if events.blocking_send(Event::Source(first)).is_err() {
         return Ok(());
     }
@@ -49,7 +52,7 @@ fn watch(mut directory: Directory, events: &mpsc::Sender<Event>) -> Result<()> {
         watches.wait(lost)?;
         thread::sleep(SETTLE);
         watches.drain()?;
-        let read = directory.read(&mut |folder| watches.add(folder));
+        let read = directory.read(&mut |folder| watches.add(folder), &mut |_| {});
         lost = read.is_err();
         if tell(read, events).is_none() {
             return Ok(());
@@ -57,14 +60,14 @@ fn watch(mut directory: Directory, events: &mpsc::Sender<Event>) -> Result<()> {
     }
 }
 
-fn tell(read: Result<Snapshot>, events: &mpsc::Sender<Event>) -> Option<()> {
-    let (snapshot, complaints) = match read {
-        Ok(snapshot) => (Some(snapshot), Vec::new()),
+fn tell(read: Result<Update>, events: &mpsc::Sender<Event>) -> Option<()> {
+    let (update, complaints) = match read {
+        Ok(update) => (Some(update), Vec::new()),
         Err(error) => (None, vec![format!("{error:#}; what was read before stays in force")]),
     };
     events.blocking_send(Event::Complaints { part: "source", complaints }).ok()?;
-    match snapshot {
-        Some(snapshot) => events.blocking_send(Event::Source(snapshot)).ok(),
+    match update {
+        Some(update) => events.blocking_send(Event::Source(update)).ok(),
         None => Some(()),
     }
 }
@@ -151,24 +154,31 @@ impl Watches {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
 
     use super::*;
+    use crate::source::Change;
     use crate::testing::Folder;
 
     fn namespace(name: &str) -> String {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name} }}\n")
     }
 
-    /// Names of the objects of the next snapshot.
-    async fn next(events: &mut mpsc::Receiver<Event>) -> Vec<String> {
+    /// Names of the objects that there are after the next update.
+    async fn next(events: &mut mpsc::Receiver<Event>, held: &mut BTreeSet<String>) -> Vec<String> {
         let patience = Duration::from_secs(5);
         loop {
             let event =
                 tokio::time::timeout(patience, events.recv()).await.expect("a change is seen").unwrap();
-            if let Event::Source(snapshot) = event {
-                return snapshot.objects.iter().map(|(object, _)| object.name().to_owned()).collect();
+            let Event::Source(update) = event else { continue };
+            for change in update.changes {
+                match change {
+                    Change::Apply(object, _) => held.insert(object.name().to_owned()),
+                    Change::Delete(key) => held.remove(&key.name),
+                };
             }
+            return held.iter().cloned().collect();
         }
     }
 
@@ -179,23 +189,24 @@ mod tests {
         fs::write(path("a.yaml"), namespace("a")).unwrap();
         let (sender, mut events) = mpsc::channel(16);
         let _end = follow(Directory::new(folder.path()), sender);
-        assert_eq!(next(&mut events).await, ["a"]);
+        let held = &mut BTreeSet::new();
+        assert_eq!(next(&mut events, held).await, ["a"]);
 
         fs::write(path(".new"), namespace("renamed")).unwrap();
         fs::rename(path(".new"), path("a.yaml")).unwrap();
         // The write beside it may have been seen on its own.
-        while next(&mut events).await != ["renamed"] {}
+        while next(&mut events, held).await != ["renamed"] {}
 
         fs::create_dir(path("deeper")).unwrap();
         fs::write(path("deeper/b.yaml"), namespace("b")).unwrap();
-        while next(&mut events).await != ["b", "renamed"] {}
+        while next(&mut events, held).await != ["b", "renamed"] {}
 
         fs::remove_file(path("a.yaml")).unwrap();
-        while next(&mut events).await != ["b"] {}
+        while next(&mut events, held).await != ["b"] {}
 
         std::os::unix::fs::symlink(path("deeper/b.yaml"), path("linked.yml")).unwrap();
         fs::remove_file(path("deeper/b.yaml")).unwrap();
-        while !next(&mut events).await.is_empty() {}
+        while !next(&mut events, held).await.is_empty() {}
     }
 
     #[tokio::test]

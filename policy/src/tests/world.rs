@@ -66,7 +66,9 @@ impl Cluster {
 
     pub(crate) fn world(&self, node: &str) -> World {
         let mut world = World::new(node);
-        world.reset(self.objects.clone());
+        for (object, unknown_fields) in self.objects.clone() {
+            world.apply(object, &unknown_fields);
+        }
         for (_, attachment) in self.attachments.iter().filter(|(on, _)| on == node) {
             world.attach(attachment.clone());
         }
