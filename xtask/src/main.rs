@@ -9,6 +9,7 @@ mod binaries;
 mod chromium;
 mod debian;
 mod demo;
+mod fuzz;
 mod lint;
 mod manifests;
 mod process;
@@ -39,6 +40,8 @@ enum Command {
     Test(test::Args),
     /// Random worlds: the specification, the tables, the kernel and the incremental compiler must give one answer
     Prove(prove::Args),
+    /// Look for inputs that break an invariant: libFuzzer on packets, programs, manifests and CNI calls
+    Fuzz(fuzz::Args),
     /// Clippy over the whole workspace, and the format
     Lint,
     /// Check the laws of this tree that no compiler knows
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::command(args),
         Command::Test(args) => test::command(args),
         Command::Prove(args) => prove::command(args),
+        Command::Fuzz(args) => fuzz::command(args),
         Command::Lint => lint::command(),
         Command::Tidy => tidy::command(),
         Command::Manifests(args) => manifests::command(args),

@@ -88,8 +88,10 @@ fn run(tier: Tier, tools: &Tools) -> Result<Count> {
                 &[],
             )?);
             count.add(cargo_test(tools, &["bench", "cni", "netlink", "sandbox"], &["--lib", "--bins"])?);
+            // What fuzzers found, without their engine.
+            count.add(cargo_test(tools, &["fuzz"], &["--lib", "--test", "replay"])?);
         }
-        Tier::Kernel => count.add(cargo_test(tools, &["tests"], &["--test", "kernel_*"])?),
+        Tier::Kernel => count.add(cargo_test(tools, &["tests", "fuzz"], &["--test", "kernel_*"])?),
         Tier::Netns => {
             let folder = binaries::build(tools, Profile::Debug)?;
             println!("binaries under test: {}", folder.display());
