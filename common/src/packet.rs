@@ -269,6 +269,9 @@ fn extensions<F: Frame>(frame: F, packet: &mut Packet) -> bool {
             // In units of eight, beyond the first.
             _ => (units + 1) * 8,
         };
+        if packet.transport > packet.end {
+            return false;
+        }
         if next == 44 {
             let bits = u16::from_be_bytes([header[2], header[3]]);
             packet.fragment_id = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
