@@ -1,14 +1,16 @@
 //! Series of random worlds before the judges, until the time is up or somebody disagrees.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use policy::Flow;
+use serde_json::{Value, json};
 
 use crate::dice::Dice;
-use crate::judges::{Dissent, Judges};
+use crate::judges::{Agreed, Dissent, Judges};
 use crate::scene::Scene;
 use crate::shrink::shrink;
 use crate::worlds;
@@ -68,10 +70,10 @@ pub fn prove(
                     let mut judges = Judges::new();
                     while judges.have_room_for(SCENES * FLOWS) {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if let Err((scene, before, dissent)) = series(&mut judges, seed, counting) {
+                        if let Err(failed) = series(&mut judges, seed, counting) {
                             over.store(true, Ordering::Relaxed);
                             drop(judges);
-                            let report = report(seed, before.as_ref(), &scene, &dissent);
+                            let report = report(seed, &failed);
                             failure.lock().expect("no thread panics with it").get_or_insert(report);
                             return;
                         }
@@ -93,42 +95,70 @@ pub fn prove(
     }
 }
 
+/// A disagreement, where it showed, and what was there before.
+struct Failure {
+    before: Scene,
+    scene: Scene,
+    dissent: Dissent,
+}
+
 /// Scenes that follow from each other, and flows in each.
-fn series(
-    judges: &mut Judges,
-    seed: u64,
-    counting: &Counting,
-) -> Result<(), (Scene, Option<Scene>, Dissent)> {
+fn series(judges: &mut Judges, seed: u64, counting: &Counting) -> Result<(), Box<Failure>> {
     let mut dice = Dice(seed);
     let mut scene = worlds::scene(&mut dice);
-    let mut before = None;
+    let mut before = Scene::default();
+    judges.start_over();
     for _ in 0..SCENES {
-        let flows: Vec<Flow> = (0..FLOWS).map(|_| worlds::flow(&mut dice)).collect();
-        let judged = judges.turn_to(&scene).and_then(|()| judges.ask(&flows));
-        let allowed = match judged {
-            Ok(allowed) => allowed,
-            Err(dissent) => return Err((scene, before, dissent)),
+        let flows = worlds::flows(&mut dice, &scene, FLOWS);
+        let agreed = match judged(judges, &scene, &flows) {
+            Ok(agreed) => agreed.expect("a scene is made of objects"),
+            Err(dissent) => return Err(Box::new(Failure { before, scene, dissent })),
         };
-        counting.pairs.fetch_add(flows.len() as u64, Ordering::Relaxed);
-        counting.allowed.fetch_add(allowed as u64, Ordering::Relaxed);
+        counting.pairs.fetch_add(agreed.flows as u64, Ordering::Relaxed);
+        counting.allowed.fetch_add(agreed.allowed as u64, Ordering::Relaxed);
         counting.worlds.fetch_add(1, Ordering::Relaxed);
-        before = Some(scene.clone());
+        before = scene.clone();
         worlds::happen(&mut dice, &mut scene);
+        if dice.happens(20) {
+            // The agent takes in what has queued up, and plans once.
+            worlds::happen(&mut dice, &mut scene);
+        }
     }
     Ok(())
 }
 
-/// The disagreement, in the smallest world that shows it.
-fn report(seed: u64, before: Option<&Scene>, scene: &Scene, dissent: &Dissent) -> String {
-    let smallest = smallest(&mut Judges::new(), scene, dissent, |_| {});
-    let (world, dissent) = match &smallest {
-        Some((scene, dissent)) => (format!("smallest world that shows it:\n{}", scene.yaml()), dissent),
-        None => {
-            let before = before.map_or_else(|| "an earlier series".to_owned(), Scene::yaml);
-            let way = format!("only on the way from\n{before}\nto\n{}", scene.yaml());
-            (way, dissent)
-        }
+/// `None` if an object of the scene is none. A judge that panics disagrees.
+fn judged(judges: &mut Judges, scene: &Scene, flows: &[Flow]) -> Result<Option<Agreed>, Dissent> {
+    let judge = || match judges.turn_to(scene)? {
+        true => judges.ask(flows).map(Some),
+        false => Ok(None),
     };
+    catch_unwind(AssertUnwindSafe(judge)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+        Err(Dissent { flow: None, between: format!("one of them panicked: {}", said.unwrap_or_default()) })
+    })
+}
+
+/// The disagreement, in the smallest world that shows it, or on the smallest way from one world to another.
+fn report(seed: u64, failure: &Failure) -> String {
+    let Failure { before, scene, dissent } = failure;
+    // Every candidate may panic once more, and once was enough.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut judges = Judges::new();
+    let (dissent, world) = if let Some((scene, dissent)) = smallest(&mut judges, scene, dissent, |_| {}) {
+        (dissent, format!("smallest world that shows it:\n{}", scene.yaml()))
+    } else if let Some((before, scene, dissent)) = smallest_way(&mut judges, before, scene, dissent) {
+        let (before, scene) = (before.yaml(), scene.yaml());
+        (dissent, format!("only on the way from this world\n{before}\nto this one\n{scene}"))
+    } else {
+        let (before, scene) = (before.yaml(), scene.yaml());
+        let world = format!(
+            "not shown by the last step alone, which led from this world\n{before}\nto this one\n{scene}"
+        );
+        (dissent.clone(), world)
+    };
+    drop(std::panic::take_hook());
     format!(
         "the judges do not agree. Seed {seed}: `cargo xtask prove --seed {seed}` shows it again.\n{dissent}\n{world}"
     )
@@ -141,23 +171,65 @@ pub fn smallest(
     dissent: &Dissent,
     mut meddle: impl FnMut(&mut Judges),
 ) -> Option<(Scene, Dissent)> {
-    let flow = dissent.flow?;
     let mut last = None;
     let mut shows = |scene: &Scene| {
-        if !judges.start_at(scene) {
-            return false;
+        judges.start_over();
+        let mut found = judged(judges, scene, &[]);
+        if let (Ok(Some(_)), Some(flow)) = (&found, dissent.flow) {
+            meddle(judges);
+            found = judges.ask(&[flow]).map(Some);
         }
-        meddle(judges);
-        let dissent = judges.ask(&[flow]).err();
-        let shown = dissent.is_some();
-        last = dissent.or(last.take());
-        shown
+        note(&mut last, found)
     };
-    if !shows(scene) {
-        return None;
-    }
-    let scene = shrink(scene, SHRINKING, &mut shows);
+    let scene = shows(scene).then(|| shrink(scene, SHRINKING, &mut shows))?;
     // Once more, for the words of this very scene.
     shows(&scene);
     Some((scene, last?))
+}
+
+/// Where it shows only when one world follows from another: the smallest two.
+fn smallest_way(
+    judges: &mut Judges,
+    before: &Scene,
+    scene: &Scene,
+    dissent: &Dissent,
+) -> Option<(Scene, Scene, Dissent)> {
+    let flows: Vec<Flow> = dissent.flow.into_iter().collect();
+    let mut last = None;
+    let mut shows = |both: &Scene| {
+        let [before, scene] = BOTH.map(|part| part_of(both, part));
+        judges.start_over();
+        // What shows in the first world already is another matter.
+        matches!(judged(judges, &before, &[]), Ok(Some(_))) && note(&mut last, judged(judges, &scene, &flows))
+    };
+    let both = both(before, scene);
+    let both = shows(&both).then(|| shrink(&both, SHRINKING, &mut shows))?;
+    shows(&both);
+    let [before, scene] = BOTH.map(|part| part_of(&both, part));
+    Some((before, scene, last?))
+}
+
+fn note<T>(last: &mut Option<Dissent>, found: Result<T, Dissent>) -> bool {
+    let dissent = found.err();
+    let shown = dissent.is_some();
+    *last = dissent.or(last.take());
+    shown
+}
+
+const BOTH: [&str; 2] = ["before", "after"];
+
+/// Two scenes as one, for [`shrink`]: what is the same in both is in it once.
+fn both(before: &Scene, after: &Scene) -> Scene {
+    let same = before.objects.iter().filter(|object| after.objects.contains(object));
+    let mut objects: Vec<Value> = same.map(|object| json!({"both": object})).collect();
+    for (part, scene, other) in [(BOTH[0], before, after), (BOTH[1], after, before)] {
+        let own = scene.objects.iter().filter(|object| !other.objects.contains(object));
+        objects.extend(own.map(|object| json!({part: object})));
+    }
+    Scene { objects }
+}
+
+fn part_of(both: &Scene, part: &str) -> Scene {
+    let objects = both.objects.iter().filter_map(|object| object.get("both").or_else(|| object.get(part)));
+    Scene { objects: objects.cloned().collect() }
 }

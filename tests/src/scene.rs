@@ -1,24 +1,83 @@
 //! A cluster as the objects it is made of: something that can be changed, made smaller and written down.
+//!
+//! What the runtime has wired on the test's node stands among them, as objects of a kind of its own ([`attachment`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 
-use policy::{Attachment, Object, ObjectKey, PodRef, Warning, World, manifest};
-use serde_json::Value;
+use policy::{Attachment, Kind, Object, ObjectKey, PodRef, Warning, World, manifest};
+use serde_json::{Value, json};
 
-use crate::node::{A, B, FAMILIES, Node};
+use crate::node::Node;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scene {
-    /// The namespaces of the node's own pods `a` and `b`, as the runtime has them.
-    pub homes: [&'static str; 2],
     pub objects: Vec<Value>,
 }
 
 /// Kind, namespace and name.
-pub fn key(object: &Value) -> [String; 3] {
+pub type Key = [String; 3];
+
+const ATTACHMENT: &str = "Attachment";
+
+/// Kind, namespace and name.
+pub fn key(object: &Value) -> Key {
     [&object["kind"], &object["metadata"]["namespace"], &object["metadata"]["name"]]
         .map(|part| part.as_str().unwrap_or_default().to_owned())
+}
+
+/// An interface that the runtime gave to a container of this name; `pod` has `namespace`, `name` and perhaps `uid`, or is
+/// null for a container that is no pod. Names that begin alike share a link: `a` and `a-2`.
+pub fn attachment(name: &str, pod: Value, ips: &[IpAddr]) -> Value {
+    json!({"kind": ATTACHMENT, "metadata": {"name": name}, "pod": pod, "ips": ips})
+}
+
+/// What the world is told of one object.
+enum Told {
+    Object(Object, Vec<Warning>),
+    Wired(Attachment),
+}
+
+impl Told {
+    /// `None` if it is no object.
+    fn read(object: &Value, node: &Node) -> Option<Self> {
+        if object["kind"] == ATTACHMENT {
+            return wired(object, node).map(Self::Wired);
+        }
+        let document = manifest::documents("a scene", &object.to_string()).ok()?.pop()?;
+        let (object, warnings) = manifest::object(&document).ok().flatten()?;
+        Some(Self::Object(object, warnings))
+    }
+
+    fn to(self, world: &mut World) {
+        match self {
+            Self::Object(object, warnings) => world.apply(object, &warnings),
+            Self::Wired(attachment) => world.attach(attachment),
+        }
+    }
+}
+
+fn wired(object: &Value, node: &Node) -> Option<Attachment> {
+    let name = object["metadata"]["name"].as_str()?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let pod = match &object["pod"] {
+        Value::Null => None,
+        pod => Some(PodRef {
+            namespace: text(&pod["namespace"])?,
+            name: text(&pod["name"])?,
+            uid: text(&pod["uid"]),
+        }),
+    };
+    let ips: Option<Vec<IpAddr>> =
+        object["ips"].as_array()?.iter().map(|ip| ip.as_str()?.parse().ok()).collect();
+    Some(Attachment {
+        container_id: name.to_owned(),
+        ifname: "eth0".to_owned(),
+        pod,
+        ifindex: if name.starts_with('a') { node.ifindex_a } else { node.ifindex_b },
+        ips: ips?,
+    })
 }
 
 impl Scene {
@@ -30,59 +89,44 @@ impl Scene {
         }
     }
 
-    /// The objects as a source delivers them; `None` if one of them is none.
-    pub fn parse(&self) -> Option<Vec<(Object, Vec<Warning>)>> {
-        let text: Vec<String> = self.objects.iter().map(Value::to_string).collect();
-        let documents = manifest::documents("a scene", &text.join("\n---\n")).ok()?;
-        documents.iter().map(|document| manifest::object(document).ok().flatten()).collect()
+    /// Takes the objects away of which this is true.
+    pub fn remove(&mut self, mut is_it: impl FnMut(&Value) -> bool) {
+        self.objects.retain(|object| !is_it(object));
+    }
+
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.objects.iter().filter(move |object| object["kind"] == kind)
     }
 
     /// The world as the test's node sees it; `None` if an object is none.
     pub fn world(&self, node: &Node) -> Option<World> {
         let mut world = World::new("node-0");
-        self.attach(&mut world, node);
-        for (object, warnings) in self.parse()? {
-            world.apply(object, &warnings);
-        }
+        self.follow(&Self::default(), &mut world, node)?;
         Some(world)
     }
 
-    /// What the runtime has wired.
-    pub fn attach(&self, world: &mut World, node: &Node) {
-        for ((name, party), home) in [("a", A), ("b", B)].into_iter().zip(self.homes) {
-            world.attach(Attachment {
-                container_id: name.to_owned(),
-                ifname: "eth0".to_owned(),
-                pod: Some(PodRef {
-                    namespace: home.to_owned(),
-                    name: name.to_owned(),
-                    uid: Some(name.to_owned()),
-                }),
-                ifindex: node.ifindex(party),
-                ips: FAMILIES.map(|family| party.on(family)).to_vec(),
-            });
-        }
-    }
-
-    /// Makes the world of `before` this one's, object by object.
+    /// Makes the world of `before` this one's, object by object; `None`, with nothing changed, if an object is none.
     pub fn follow(&self, before: &Self, world: &mut World, node: &Node) -> Option<()> {
-        if self.homes != before.homes {
-            self.attach(world, node);
-        }
-        let mut old: BTreeMap<ObjectKey, &Value> = BTreeMap::new();
-        for ((object, _), value) in before.parse()?.iter().zip(&before.objects) {
-            old.insert(object.key(), value);
-        }
-        for ((object, warnings), value) in self.parse()?.into_iter().zip(&self.objects) {
-            if old.remove(&object.key()) != Some(value) {
-                world.apply(object, &warnings);
+        let mut old: BTreeMap<Key, &Value> =
+            before.objects.iter().map(|object| (key(object), object)).collect();
+        let news = self.objects.iter().filter(|object| old.remove(&key(object)) != Some(*object));
+        let news: Option<Vec<Told>> = news.map(|object| Told::read(object, node)).collect();
+        let news = news?;
+        for [kind, namespace, name] in old.into_keys() {
+            match Kind::ALL.into_iter().find(|other| other.as_str() == kind) {
+                Some(kind) => {
+                    let namespace = if namespace.is_empty() { "default".to_owned() } else { namespace };
+                    let namespace = kind.is_namespaced().then_some(namespace);
+                    world.delete(&ObjectKey { kind, namespace, name });
+                }
+                None => drop(world.detach(&name, "eth0")),
             }
         }
-        old.keys().for_each(|gone| world.delete(gone));
+        news.into_iter().for_each(|told| told.to(world));
         Some(())
     }
 
-    /// As a file that `weir sandbox` takes, as far as there is one: where the pods are is not theirs to say.
+    /// As a file that `weir sandbox` takes, but for the attachments: where the pods are is not for a file to say.
     pub fn yaml(&self) -> String {
         let mut text = String::new();
         for object in &self.objects {

