@@ -10,6 +10,7 @@ pub mod frame;
 pub mod judges;
 pub mod load;
 pub mod node;
+pub mod pins;
 pub mod prove;
 pub mod raw;
 pub mod rows;
