@@ -56,7 +56,7 @@ pub(crate) fn order(actual: &Tables, changes: &Changes, leftovers: Leftovers) ->
     let moves = plan.moves();
     let transitions = plan.transitions(&moves);
 
-    plan.write_rules(&transitions);
+    let temporary = plan.write_rules(&transitions);
     plan.write_backends();
     let removed = plan.remove_endpoints();
     plan.move_addresses(&moves, &transitions);
@@ -67,7 +67,7 @@ pub(crate) fn order(actual: &Tables, changes: &Changes, leftovers: Leftovers) ->
     if removed || switched || !moves.pairs.is_empty() {
         plan.ops.push(MapOp::AdvanceEpoch);
     }
-    plan.remove_the_rest();
+    plan.remove_the_rest(temporary);
     plan.ops
 }
 
@@ -168,10 +168,11 @@ impl<'a> Plan<'a> {
             .collect()
     }
 
-    fn write_rules(&mut self, transitions: &Transitions) {
+    /// The rows of transition classes, which must go again. New rows are not taken into `now`: nothing asks for them, and the
+    /// first plan has very many.
+    fn write_rules(&mut self, transitions: &Transitions) -> BTreeSet<RulePrefix> {
         let (now, desired) = (self.now(), self.desired());
-        let wanted = self.changes.rules.iter().filter_map(|(prefix, row)| Some((*prefix, (*row)?)));
-        let mut wanted: BTreeMap<RulePrefix, RuleRow> = wanted.collect();
+        let mut temporary: BTreeMap<RulePrefix, RuleRow> = BTreeMap::new();
         if !transitions.is_empty() {
             let (old_sets, new_sets) = (now.used_sets(), desired.used_sets());
             for ((old, new), transition) in transitions {
@@ -180,14 +181,15 @@ impl<'a> Plan<'a> {
                 let after = after.flat_map(|set| desired.rows(*set, *new).map(move |row| (*set, row)));
                 for (rule_set, ((protocol, port, bits), row)) in before.chain(after) {
                     let key = RuleKey { rule_set, class: *transition, protocol, zero: 0, port };
-                    wanted.insert(RulePrefix { key, bits }, row);
+                    temporary.insert(RulePrefix { key, bits }, row);
                 }
             }
         }
-        wanted.retain(|prefix, row| now.rule(prefix) != Some(row));
-        for (prefix, row) in wanted {
-            self.push(MapOp::PutRule(prefix, row));
-        }
+        let wanted = self.changes.rules.iter().filter_map(|(prefix, row)| Some((prefix, row.as_ref()?)));
+        let missing = wanted.chain(&temporary).filter(|(prefix, row)| now.rule(prefix) != Some(row));
+        let ops: Vec<MapOp> = missing.map(|(prefix, row)| MapOp::PutRule(*prefix, *row)).collect();
+        self.ops.extend(ops);
+        temporary.into_keys().collect()
     }
 
     fn write_backends(&mut self) {
@@ -298,14 +300,10 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn remove_the_rest(&mut self) {
-        let touched: BTreeSet<&RulePrefix> = self.changes.rules.keys().chain(self.now.rules.keys()).collect();
-        let gone = touched
-            .into_iter()
-            .filter(|prefix| self.desired().rule(prefix).is_none() && self.now().rule(prefix).is_some());
-        for prefix in gone.copied().collect::<Vec<_>>() {
-            self.push(MapOp::RemoveRule(prefix));
-        }
+    fn remove_the_rest(&mut self, mut rules: BTreeSet<RulePrefix>) {
+        let gone = self.changes.rules.iter().filter(|(_, row)| row.is_none()).map(|(prefix, _)| *prefix);
+        rules.extend(gone.filter(|prefix| self.now().rule(prefix).is_some()));
+        self.ops.extend(rules.into_iter().map(MapOp::RemoveRule));
         for (key, row) in &self.changes.backends {
             if row.is_none() {
                 self.push(MapOp::RemoveBackend(*key));

@@ -15,6 +15,8 @@ pub(crate) const LOCAL: u32 = 110;
 pub(crate) const NAMESPACES: u32 = 20;
 const TEAMS: u32 = 5;
 const SHARDS: u32 = 64;
+/// Pods in each block of 512 addresses.
+const RESIDENTS: u32 = 128;
 /// Distinct blocks that the rules speak of, many inside others.
 const BLOCKS: u32 = 1536;
 
@@ -77,7 +79,8 @@ impl Shape {
     /// `like`: of whose labels it has all but the unique one, and beside which its address lies.
     pub(crate) fn pod(&self, index: u32, like: u32) -> Object {
         let application = like % self.applications();
-        let random = mix(1, like);
+        // Pods of one workload have the labels of its template.
+        let random = mix(1, self.workload(like));
         let mut labels = vec![
             ("app.kubernetes.io/name", format!("app-{application}")),
             ("app.kubernetes.io/part-of", format!("suite-{}", application / 10)),
@@ -214,6 +217,23 @@ impl Shape {
         }
     }
 
+    /// An application is a few workloads; a pod and the one `applications` further are neighbours in this.
+    fn workload(&self, index: u32) -> u32 {
+        const EACH: u32 = 16;
+        let applications = self.applications();
+        index % applications + index / applications % EACH * applications
+    }
+
+    /// Two pods of other nodes, of one application and in the same blocks, that are of different workloads; `None` where
+    /// there are not so many pods.
+    pub(crate) fn neighbours(&self, number: u32) -> Option<(u32, u32)> {
+        let applications = self.applications();
+        let block = 1 + number / 16 % (self.pods / RESIDENTS).saturating_sub(1).max(1);
+        let pod = block * RESIDENTS + number % 16;
+        let other = pod + applications;
+        (pod >= LOCAL && other < self.pods && other / RESIDENTS == block).then_some((pod, other))
+    }
+
     /// In the worst world they all live in one: a policy selects pods of its own namespace.
     fn namespace_of(&self, application: u32) -> String {
         match self.kind {
@@ -235,7 +255,6 @@ fn namespace_name(index: u32) -> String {
 /// Pods are by the hundred and more in blocks of 512 addresses, which leaves room for guests: whoever comes is in the blocks
 /// that the pod like it is in.
 fn address(index: u32, guest: u32) -> IpAddr {
-    const RESIDENTS: u32 = 128;
     let place = if guest == 0 { index % RESIDENTS } else { RESIDENTS + guest % (512 - RESIDENTS) };
     IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + index / RESIDENTS * 512 + place))
 }

@@ -254,11 +254,8 @@ fn events(node: &mut Node, shape: &Shape) -> Result<Vec<Events>> {
         ("pod comes, class known", &|n| Event::Apply(shape.pod(pods + n, other(n)))),
         ("pod goes", &|n| Event::Delete(shape.pod(pods + n, other(n)))),
         ("pod relabelled, class known", &|n| {
-            let pod = other(n / 2);
-            let application = shape.applications();
-            // Its name says its application, which it keeps.
-            let like = pod % application + (other(n / 2 + 1) / application) * application;
-            Event::Apply(shape.pod(pod, if odd(n) == 0 && like < pods { like } else { pod }))
+            let (pod, neighbour) = shape.neighbours(n / 2).unwrap_or((local, local));
+            Event::Apply(shape.pod(pod, if odd(n) == 0 { neighbour } else { pod }))
         }),
         ("local pod relabelled", &|n| {
             let (pod, application) = (n / 2 % local, shape.applications());
