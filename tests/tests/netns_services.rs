@@ -77,6 +77,39 @@ fn line_11_a_service_without_endpoints_refuses_at_once() {
 }
 
 #[test]
+fn line_11_egress_is_judged_on_the_backend_and_never_on_the_virtual_address() {
+    block_on(async {
+        let mut stage = Stage::up(&town("")).await;
+        let [v4, v6] = FAMILIES.map(|family| virtual_address(&stage, "web", family, 8000).ip());
+        let policies = [
+            policy(
+                "shop/near",
+                "app: near",
+                "policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]",
+            ),
+            // The addresses and the port that the program asks for, and nothing behind them.
+            policy(
+                "shop/far",
+                "app: far",
+                &format!(
+                    "policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: {v4}/32}}}}, \
+                     {{ipBlock: {{cidr: {v6}/128}}}}]}}, {{ports: [{{port: 8000}}]}}]"
+                ),
+            ),
+        ];
+        stage.apply(&town(&policies.concat())).await;
+        for family in FAMILIES {
+            let to = virtual_address(&stage, "web", family, 8000);
+            assert_eq!(sees(&stage, "shop/near", "tcp", to).await, format!("shop/web at {to}, at once"));
+            assert_eq!(sees(&stage, "shop/far", "tcp", to).await, "TimedOut, late", "{to}");
+            let reason = stage.drop_reason(stage.ip("shop/far", family), stage.ip("shop/web", family)).await;
+            assert_eq!(reason, "policy_denied", "{to}");
+        }
+        stage.down().await;
+    });
+}
+
+#[test]
 fn line_5_a_pod_reaches_itself_by_its_own_address_and_through_its_service() {
     block_on(async {
         let closed =

@@ -31,6 +31,7 @@ const LAWS: &[Law] = &[
     ("each invariant is stated and names what checks it", unchecked_invariants),
     ("each drop reason is documented", undocumented_reasons),
     ("no test is skipped", skipped_tests),
+    ("the tests that documents name exist", tests_that_are_not),
 ];
 
 pub(crate) fn command() -> Result<()> {
@@ -186,6 +187,23 @@ fn cargo() -> Command {
     command
 }
 
+/// In backquotes, words joined by low lines, too many of them to be anything but the name of a test.
+fn tests_that_are_not() -> Result<Vec<String>> {
+    const WORDS: usize = 5;
+    let path = "docs/policy-semantics.md";
+    let code: Vec<String> = texts(&["rs"])?.into_iter().map(|(_, text)| text).collect();
+    let mut breaches = Vec::new();
+    for (number, line) in read(path)?.lines().enumerate() {
+        let quoted = line.split('`').skip(1).step_by(2);
+        for name in quoted.filter(|name| name.split('_').count() >= WORDS) {
+            if !code.iter().any(|text| text.contains(&format!("fn {name}("))) {
+                breaches.push(format!("{path}:{}: there is no test {name}", number + 1));
+            }
+        }
+    }
+    Ok(breaches)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,5 +249,10 @@ mod tests {
     #[test]
     fn no_test_is_skipped() {
         holds(skipped_tests);
+    }
+
+    #[test]
+    fn the_tests_that_documents_name_exist() {
+        holds(tests_that_are_not);
     }
 }
