@@ -22,8 +22,8 @@ pub fn check(input: &[u8]) {
     let documents = match manifest::documents("fuzz.yaml", text) {
         Ok(documents) => documents,
         Err(error) => {
-            // What follows a last line break has a line of its own.
-            let lines = text.matches('\n').count() + 1;
+            // YAML breaks lines at a lone carriage return, too; what follows the last break has a line of its own.
+            let lines = text.matches(['\n', '\r']).count() + 1;
             assert!((1..=lines).contains(&error.line), "{error}: of {lines} lines");
             assert!(!error.message.is_empty() && !error.message.contains('\n'), "{error}");
             return;

@@ -112,6 +112,9 @@ fn ipv6(frame: &[u8]) -> Option<Said> {
     let packet = frame.get(ETHERNET..)?;
     let payload = usize::from(number(packet, 4)?);
     let (source, destination) = (v6(packet, 8)?, v6(packet, 24)?);
+    if [source, destination].iter().any(is_mapped) {
+        return None;
+    }
     let room = packet.len().checked_sub(40)?;
     let payload = if payload == 0 && room > 0xffff { room } else { payload };
     if packet[0] >> 4 != 6 || payload > room {
@@ -156,6 +159,11 @@ fn ipv6(frame: &[u8]) -> Option<Said> {
         ..nothing(ETHERNET + at, ETHERNET + end)
     };
     with_transport(said, frame)
+}
+
+/// An IPv4 address in an IPv6 header would be taken for the IPv4 address.
+fn is_mapped(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
 }
 
 fn is_extension(protocol: u8) -> bool {

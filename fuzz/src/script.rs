@@ -94,7 +94,7 @@ impl Sent {
             flow = self.flows[byte(3) % self.flows.len()].back();
         }
         let packet = self.packet(record, &mut flow);
-        let frame = bend(record, dress(record, packet, is_v6).frame());
+        let frame = bend(record, dress(record, packet, flow.source.is_ipv6()).frame());
         self.flows.push(flow);
         self.frames.push(frame.clone());
         Step::Frame(place, frame)

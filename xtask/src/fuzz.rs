@@ -135,7 +135,11 @@ impl Bench {
         let temporary = self.place("tmp", target)?;
         setup::remove_folder(&temporary)?;
         fs::create_dir_all(&temporary).with_context(|| format!("make {}", temporary.display()))?;
-        command.current_dir(workspace::root()).env("TMPDIR", temporary).stdin(Stdio::null());
+        command
+            .current_dir(workspace::root())
+            .env("TMPDIR", temporary)
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null());
         command.arg(format!("-timeout={TIMEOUT_SECONDS}")).arg(format!("-rss_limit_mb={MEMORY_MIB}"));
         Ok(command)
     }
