@@ -259,7 +259,7 @@ fn first_packet(flow: &Flow, number: u16, mix: usize) -> Vec<u8> {
     let packet = match flow.protocol {
         ICMP | ICMPV6 => echo_request(flow.source, flow.destination, number),
         // From the middle of a connection that nobody knows: judged like its first.
-        TCP if mix / 2 % 4 == 0 => ports.tcp_packet(PSH | ACK),
+        TCP if (mix / 2).is_multiple_of(4) => ports.tcp_packet(PSH | ACK),
         _ => ports.packet(),
     };
     match (mix / 8 % 8, flow.source.is_ipv4()) {
