@@ -292,6 +292,11 @@ impl Differences {
     pub fn len(&self) -> usize {
         self.lines.len()
     }
+
+    /// Of each: the entry's place (`FILE:LINE`), whom it speaks of (`a/x → b/y:80/TCP`), and what is wrong.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, &str, String)> {
+        self.lines.iter().map(|(at, what, difference)| (at.as_str(), what.as_str(), difference.to_string()))
+    }
 }
 
 impl fmt::Display for Differences {
@@ -305,22 +310,28 @@ impl fmt::Display for Differences {
         };
         let (at_width, what_width) = (width(|line| &line.0), width(|line| &line.1));
         for (at, what, difference) in &self.lines {
-            let (wanted, found) =
-                if difference.wanted { ("must reach", "denied") } else { ("must not reach", "reaches") };
-            write!(f, "  {at:at_width$}  {what:what_width$}  {wanted}, but {found}")?;
-            if difference.wrong < difference.tried {
-                let families: Vec<_> = difference.families.iter().copied().collect();
-                let families = families.join(" and ");
-                write!(f, " in {} of {} probes ({families})", difference.wrong, difference.tried)?;
-            }
-            let causes: Vec<_> =
-                difference.causes.iter().map(String::as_str).filter(|cause| !cause.is_empty()).collect();
-            match causes.is_empty() {
-                true => writeln!(f)?,
-                false => writeln!(f, ": {}", causes.join("; "))?,
-            }
+            writeln!(f, "  {at:at_width$}  {what:what_width$}  {difference}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Difference {
+    /// `must reach, but denied in 1 of 2 probes (IPv6): ingress by shop/deny: no rule allows it`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (wanted, found) =
+            if self.wanted { ("must reach", "denied") } else { ("must not reach", "reaches") };
+        write!(f, "{wanted}, but {found}")?;
+        if self.wrong < self.tried {
+            let families: Vec<_> = self.families.iter().copied().collect();
+            write!(f, " in {} of {} probes ({})", self.wrong, self.tried, families.join(" and "))?;
+        }
+        let causes: Vec<_> =
+            self.causes.iter().map(String::as_str).filter(|cause| !cause.is_empty()).collect();
+        match causes.is_empty() {
+            true => Ok(()),
+            false => write!(f, ": {}", causes.join("; ")),
+        }
     }
 }
 

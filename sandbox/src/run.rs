@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::expect::{self, Expectation};
+use crate::expect::{self, Differences, Expectation};
 use crate::explain::Explainer;
 use crate::ground::{self, Binaries};
 use crate::keep::{self, Settle};
@@ -21,7 +21,7 @@ use crate::plan::{Cast, Options, Output};
 use crate::report::Report;
 use crate::supervisor::Sandbox;
 use crate::watch::Watch;
-use crate::{assemble, change, live, manifest, page};
+use crate::{assemble, change, live, manifest, page, state};
 
 /// Brings up, measures, shows, and takes down again (unless `keep`). Call it before the process has a second thread.
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
@@ -74,9 +74,10 @@ pub(crate) fn supervise(
             ticker: &ticker,
             failed: Cell::new(false),
             judged: RefCell::default(),
+            page: RefCell::default(),
         };
         let attended = tokio::select! {
-            attended = session.attend(&mut sandbox, sources, settle) => attended.map(|()| Ended::Done),
+            attended = session.attend(&mut sandbox, &sources, settle) => attended.map(|()| Ended::Done),
             () = interrupt.wait() => Ok(Ended::Interrupted),
         };
         ticker.clear();
@@ -142,6 +143,8 @@ struct Session<'a> {
     failed: Cell<bool>,
     /// What was last said about that.
     judged: RefCell<String>,
+    /// What was last written of it.
+    page: RefCell<String>,
 }
 
 impl Session<'_> {
@@ -149,25 +152,25 @@ impl Session<'_> {
     async fn attend(
         &self,
         sandbox: &mut Sandbox,
-        sources: Vec<Source>,
+        sources: &[Source],
         settle: Option<Settle>,
     ) -> anyhow::Result<()> {
         let _flows =
             if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await) } else { None };
         let mut watch = if self.options.watch { Some(Watch::new(self.options)?) } else { None };
         let report = self.measure(sandbox).await?;
-        self.write_page(sandbox, &sources, &report)?;
         self.show(&report)?;
+        let expectation = self.options.expect.as_deref().map(expect::load).transpose()?;
+        let differences = self.judge(expectation.as_ref(), &report)?;
+        self.write_page(sandbox, sources, &report, differences.as_ref())?;
         if let Some(path) = &self.options.report {
             self.ticker.say(&format!("who reaches whom, and why: {}", path.display()));
         }
-        let expectation = self.options.expect.as_deref().map(expect::load).transpose()?;
-        self.judge(expectation.as_ref(), &report)?;
         if let Some(settle) = settle {
             settle.tell(sandbox.id(), self.failed.get())?;
         }
         match &mut watch {
-            Some(watch) => self.follow(watch, sandbox, sources, report).await,
+            Some(watch) => self.follow(watch, sandbox, report).await,
             None if self.options.keep => std::future::pending().await,
             None => Ok(()),
         }
@@ -184,26 +187,19 @@ impl Session<'_> {
         &self,
         watch: &mut Watch,
         sandbox: &mut Sandbox,
-        mut sources: Vec<Source>,
         mut report: Report,
     ) -> anyhow::Result<()> {
         let mut half_done = false;
         loop {
             watch.changed().await?;
-            let (Input { cast, sources: saved }, expectation) = match read(self.options, Some(sandbox.cast()))
-            {
+            let (Input { cast, sources }, expectation) = match read(self.options, Some(sandbox.cast())) {
                 Ok(read) => read,
                 Err(error) => {
                     self.ticker.say(&format!("weir: {error:#}; the sandbox stays as it was"));
                     continue;
                 }
             };
-            // Also where only lines have moved: the page says where policies are written. But not where it is the page
-            // itself that changed, in a folder of manifests.
-            let mut page_is_old = saved != sources;
-            sources = saved;
             if half_done || cast != *sandbox.cast() {
-                page_is_old = true;
                 let applied = self.again(sandbox, cast, &mut report).await;
                 half_done = applied.is_err();
                 if let Err(error) = applied {
@@ -211,10 +207,11 @@ impl Session<'_> {
                     continue;
                 }
             }
-            if page_is_old && let Err(error) = self.write_page(sandbox, &sources, &report) {
+            let differences = self.judge(expectation.as_ref(), &report)?;
+            // Also where no verdict is another: lines may have moved, and what is expected.
+            if let Err(error) = self.write_page(sandbox, &sources, &report, differences.as_ref()) {
                 self.ticker.say(&format!("weir: {error:#}"));
             }
-            self.judge(expectation.as_ref(), &report)?;
         }
     }
 
@@ -245,24 +242,41 @@ impl Session<'_> {
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")
     }
 
-    fn write_page(&self, sandbox: &Sandbox, sources: &[Source], report: &Report) -> anyhow::Result<()> {
+    /// Writes the page if it says anything else than the one before. In a folder of manifests, writing it is a change too.
+    fn write_page(
+        &self,
+        sandbox: &Sandbox,
+        sources: &[Source],
+        report: &Report,
+        differences: Option<&Differences>,
+    ) -> anyhow::Result<()> {
         let Some(path) = &self.options.report else { return Ok(()) };
         let files: Vec<_> = self.options.files.iter().map(|file| file.display().to_string()).collect();
         let explainer = Explainer::new(sandbox.cast(), &sandbox.ips(), manifest::places(sources));
-        let beside = Beside { subject: &files.join(", "), cast: sandbox.cast(), explainer: &explainer };
-        page::write(path, report, &beside)
+        let beside =
+            Beside { subject: &files.join(", "), cast: sandbox.cast(), explainer: &explainer, differences };
+        let page = page::render(report, &beside)?;
+        if *self.page.borrow() != page {
+            state::replace(path, page.as_bytes()).context("--report")?;
+            self.page.replace(page);
+        }
+        Ok(())
     }
 
     /// Whether the table is as expected, by exit status and in words (which are not repeated).
-    fn judge(&self, expectation: Option<&Expectation>, report: &Report) -> anyhow::Result<()> {
-        let Some(expectation) = expectation else { return Ok(()) };
+    fn judge(
+        &self,
+        expectation: Option<&Expectation>,
+        report: &Report,
+    ) -> anyhow::Result<Option<Differences>> {
+        let Some(expectation) = expectation else { return Ok(None) };
         let differences = expectation.compare(report)?;
         self.failed.set(!differences.is_empty());
         let words = differences.to_string();
         if self.judged.replace(words.clone()) != words {
             eprint!("{words}");
         }
-        Ok(())
+        Ok(Some(differences))
     }
 }
 

@@ -92,6 +92,11 @@ impl Browser {
                 assert!(message["error"].is_null(), "{method}: {}", message["error"]);
                 return message["result"].clone();
             }
+            // It waits for an answer that nobody gives.
+            assert_ne!(
+                message["method"], "Page.javascriptDialogOpening",
+                "the page opens a dialog: {message}"
+            );
             self.events.push(message);
         }
     }
@@ -189,16 +194,11 @@ impl Browser {
         shot["data"].as_str().expect("a picture").to_owned()
     }
 
-    /// What the page did that a good page does not do: errors, console messages, dialogs, refused scripts.
+    /// What the page did that a good page does not do: errors, console messages, refused scripts.
     pub fn complaints(&mut self) -> Vec<String> {
         // Events come before the answer to a later command.
         self.ask("0");
-        let bad = [
-            "Runtime.exceptionThrown",
-            "Runtime.consoleAPICalled",
-            "Log.entryAdded",
-            "Page.javascriptDialogOpening",
-        ];
+        let bad = ["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"];
         let found = self.events.iter().filter(|event| bad.iter().any(|bad| event["method"] == *bad));
         found.map(Value::to_string).collect()
     }

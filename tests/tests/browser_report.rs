@@ -325,15 +325,63 @@ fn sixty_pods_stay_readable() {
          for (const text of ['p', 'po', 'pod', 'pod-']) { from.value = text; from.dispatchEvent(new Event('input')); } \
          document.body.getBoundingClientRect(); return (performance.now() - start) / 4; })()",
     );
-    assert!(ms.as_f64().is_some_and(|ms| ms < 500.0), "{ms} ms a letter");
+    // A tenth of this on an idle machine; what grows faster than the number of cells is caught on a busy one too.
+    assert!(ms.as_f64().is_some_and(|ms| ms < 3000.0), "{ms} ms a letter");
     is_quiet(&mut browser);
+}
+
+#[test]
+fn what_is_not_as_expected_stands_out() {
+    require_root();
+    let folder = Folder::new("expected");
+    let (page, expect) = (folder.0.join("x.html"), folder.0.join("expect.yaml"));
+    std::fs::write(
+        &expect,
+        "expect:\n- {from: shop/cart, to: shop/cache, port: 11299, reach: yes}\n\
+         - {from: shop/cart, to: shop/db, port: 5432, reach: yes}\n",
+    )
+    .expect("write the expectation");
+    let (path, expectation) = (page.display().to_string(), expect.display().to_string());
+    let run = Run::start(&mut sandbox(&[&shop()], &["--report", &path, "--expect", &expectation]));
+    assert_eq!(run.wait().status.code(), Some(1));
+    let mut browser = Browser::start();
+    browser.open(&page, "");
+    says(&mut browser, "#facts", &["1\nnot as expected"]);
+    says(
+        &mut browser,
+        "#unexpected",
+        &["shop/cart → shop/cache:11299/TCP", "must reach, but denied", "expect.yaml:2"],
+    );
+    assert_eq!(browser.ask("document.querySelectorAll('#grid .wrong').length"), 1);
+    browser.click(&cell("not as expected, denied: shop/cart to shop/cache port 11299"));
+    says(&mut browser, "#why .expected", &["must reach, but denied", "expect.yaml:2"]);
+    keep_picture(&mut browser, "expected");
+    is_quiet(&mut browser);
+}
+
+#[test]
+fn a_page_that_errs_or_asks_the_network_would_be_noticed() {
+    let folder = Folder::new("bad");
+    let page = folder.0.join("bad.html");
+    std::fs::write(
+        &page,
+        "<script>console.log(1); fetch('http://127.0.0.1:9/').catch(() => 0); nobody();</script>",
+    )
+    .expect("write the page");
+    let mut browser = Browser::start();
+    browser.open(&page, "");
+    let complaints = browser.complaints().concat();
+    for one in ["consoleAPICalled", "nobody is not defined"] {
+        assert!(complaints.contains(one), "{complaints}");
+    }
+    assert!(browser.requests().iter().any(|url| url == "http://127.0.0.1:9/"));
 }
 
 #[test]
 fn with_watch_the_page_follows_the_files_and_nothing_else() {
     require_root();
     // The page lies in the folder that is watched: writing it must not be a reason to write it.
-    let folder = Folder::new();
+    let folder = Folder::new("watch");
     let (manifests, page) = (folder.0.join("x.yaml"), folder.0.join("report.html"));
     let pods = ["a", "b"].map(|name| pod(name, "")).concat();
     let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: x}\n\
@@ -374,8 +422,8 @@ fn with_watch_the_page_follows_the_files_and_nothing_else() {
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("weir-report-{}", std::process::id()));
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("weir-report-{}-{name}", std::process::id()));
         std::fs::create_dir(&path).expect("make a folder");
         Self(path)
     }

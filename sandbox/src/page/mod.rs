@@ -11,10 +11,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use crate::expect::Differences;
 use crate::explain::Explainer;
 use crate::plan::Cast;
 use crate::report::Report;
-use crate::state;
 
 mod missed;
 mod model;
@@ -30,6 +30,8 @@ pub(crate) struct Beside<'a> {
     /// What was measured.
     pub(crate) cast: &'a Cast,
     pub(crate) explainer: &'a Explainer,
+    /// From what was expected, if anything was.
+    pub(crate) differences: Option<&'a Differences>,
 }
 
 /// Refuses a file that could not be written in the end, before anything is brought up.
@@ -40,13 +42,8 @@ pub(crate) fn check(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the page; who looks at the file meanwhile sees the old one or the new one, never a part.
-pub(crate) fn write(path: &Path, report: &Report, beside: &Beside<'_>) -> anyhow::Result<()> {
-    let page = render(report, beside)?;
-    state::replace(path, page.as_bytes()).context("--report")
-}
-
-fn render(report: &Report, beside: &Beside<'_>) -> anyhow::Result<String> {
+/// The page's text.
+pub(crate) fn render(report: &Report, beside: &Beside<'_>) -> anyhow::Result<String> {
     let data =
         serde_json::to_string(&model::page(report, beside)).context("--report: write down the data")?;
     Ok(fill(&harmless(&data)))

@@ -32,6 +32,8 @@ pub(crate) struct Page<'a> {
     meanings: [&'static str; Mark::ALL.len()],
     /// By `namespace/name`.
     policies: BTreeMap<String, Policy>,
+    /// Absent where nothing was expected.
+    differences: Option<Vec<Unexpected>>,
     services: &'a [ServiceProbe],
     warnings: &'a [String],
     timings: Timings,
@@ -70,6 +72,22 @@ struct Policy {
     /// `FILE:LINE`.
     at: Option<String>,
     yaml: String,
+}
+
+/// Where the table is not as expected.
+#[derive(Serialize)]
+struct Unexpected {
+    /// `FILE:LINE`.
+    at: String,
+    /// `a/x → b/y:80/TCP`.
+    what: String,
+    words: String,
+}
+
+impl From<(&str, &str, String)> for Unexpected {
+    fn from((at, what, words): (&str, &str, String)) -> Self {
+        Self { at: at.to_owned(), what: what.to_owned(), words }
+    }
 }
 
 /// One way to draw the matrix.
@@ -170,6 +188,7 @@ pub(crate) fn page<'a>(report: &'a Report, beside: &'a Beside<'_>) -> Page<'a> {
         marks: Mark::ALL.map(Mark::as_str),
         meanings: Mark::ALL.map(Mark::meaning),
         policies: policies(beside),
+        differences: beside.differences.map(|all| all.lines().map(Unexpected::from).collect()),
         services: &report.services,
         warnings: &report.warnings,
         timings: report.timings,

@@ -71,12 +71,14 @@
   $("subject").textContent = data.subject;
   const denied = probes.filter((probe) => !probe.allowed && probe.from !== probe.to).length;
   const counted = probes.filter((probe) => probe.from !== probe.to).length;
+  const wrongs = data.differences?.length ?? 0;
   const facts = [
     [data.pods.length, data.pods.length === 1 ? "pod" : "pods"],
     [data.nodes.length, data.nodes.length === 1 ? "node" : "nodes"],
     [Object.keys(data.policies).length, Object.keys(data.policies).length === 1 ? "policy" : "policies"],
     [counted - denied, "probes passed"],
     [denied, "probes denied"],
+    ...(data.differences === null ? [] : [[wrongs || "✓", wrongs ? "not as expected" : "as expected"]]),
   ];
   $("facts").append(...facts.map(([count, what]) => make("li", {}, make("b", {}, String(count)), what)));
   $("foot").textContent =
@@ -109,6 +111,15 @@
     }
     return { rows, columns };
   }
+
+  /** Differences from what was expected, by whom they speak of. */
+  const unexpected = new Map((data.differences ?? []).map((difference) => [difference.what, difference]));
+  const plainName = (party) => (party.namespace === null ? party.name : `${party.namespace}/${party.name}`);
+  const difference = ({ row, column }) => {
+    const [from, to] = [state.view.rows[row], state.view.columns[column]];
+    const port = to.port.includes("/") ? to.port : `${to.port}/TCP`;
+    return unexpected.get(`${plainName(from)} → ${plainName(to)}:${port}`);
+  };
 
   /** Neighbours of the same namespace: `[[zone, [index…]]…]`. */
   function zones(indices, parties) {
@@ -179,9 +190,10 @@
       }
       const to = view.columns[column];
       const common = $("differing").checked && cell.mark === to.common;
-      const field = make(`td${border(column)}${common ? ".common" : ""}`, {
+      const wrong = difference(cell) !== undefined;
+      const field = make(`td${border(column)}${common ? ".common" : ""}${wrong ? ".wrong" : ""}`, {
         tabindex: -1,
-        "aria-label": `${data.meanings[cell.mark]}: ${fullName(party)} to ${fullName(to)} port ${to.port}`,
+        "aria-label": `${wrong ? "not as expected, " : ""}${data.meanings[cell.mark]}: ${fullName(party)} to ${fullName(to)} port ${to.port}`,
         "aria-selected": "false",
       }, swatch(cell.mark, { "aria-hidden": "true" }));
       field.cell = cell;
@@ -320,10 +332,12 @@
     // What was denied is why people click.
     const sorted = [...answers.values()].sort(([a], [b]) => Number(a.allowed) - Number(b.allowed));
     why.classList.add("chosen");
+    const wrong = difference(cell);
     why.replaceChildren(
       make("button.button.close", { type: "button", "aria-label": "Close", onclick: close }, "×"),
       make("h2", {}, fullName(row), make("span.arrow", {}, " → "), fullName(column)),
       make("p.sub", {}, `port ${column.port}${column.port.includes("/") ? "" : "/TCP"} · ${data.meanings[cell.mark]}`),
+      wrong && make("p.expected", {}, make("b", {}, "Not as expected"), `${wrong.words.split(": ")[0]} (${wrong.at})`),
       ...sorted.map(answer),
       make("h3", {}, "Who they are"),
       make("div.ends", {}, who(cell, "from"), who(cell, "to")),
@@ -430,6 +444,11 @@
     $("services").append(table(["Service", "addresses", "answered by", "reached by"], rows));
   }
 
+  $("unexpected").hidden = wrongs === 0;
+  if (wrongs) {
+    $("unexpected").append(table(["who", "what", "where it is expected"],
+      data.differences.map(({ what, words, at }) => [make("b", {}, what), words, make("code", {}, at)])));
+  }
   $("causes").hidden = denialList.length === 0;
   $("causes").append(causeTable());
   $("warnings").hidden = data.warnings.length === 0;

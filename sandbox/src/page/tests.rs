@@ -21,7 +21,8 @@ spec: {podSelector: {}}
 fn page(report: &Report) -> String {
     let cast = cast(POLICY).unwrap();
     let explainer = Explainer::new(&cast, &Default::default(), Default::default());
-    render(report, &Beside { subject: "shop.yaml", cast: &cast, explainer: &explainer }).unwrap()
+    render(report, &Beside { subject: "shop.yaml", cast: &cast, explainer: &explainer, differences: None })
+        .unwrap()
 }
 
 /// What the page's script will read.
