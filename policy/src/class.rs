@@ -250,8 +250,7 @@ impl<'a> AnchorIndex<'a> {
 
     /// The numbers of the selectors that match, in order.
     pub(crate) fn matching(&self, labels: &Labels) -> Vec<usize> {
-        let anchored =
-            labels.iter().filter_map(|(key, value)| self.anchored.get(&(key.as_str(), value.as_str())));
+        let anchored = labels.iter().filter_map(|(key, value)| self.anchored.get(&(key, value)));
         let candidates = anchored.flatten().chain(&self.rest);
         let mut numbers: Vec<usize> =
             candidates.filter(|(_, selector)| selector.matches(labels)).map(|(number, _)| *number).collect();

@@ -184,6 +184,9 @@ impl PodFacts {
                 named_ports(&mut notes, &path, container, &mut ports);
             }
         }
+        // There are as many of these as there are pods in the cluster.
+        ips.shrink_to_fit();
+        ports.shrink_to_fit();
         let metadata = &pod.metadata;
         let annotations = metadata.annotations.iter().flatten();
         let facts = Self {
@@ -197,7 +200,7 @@ impl PodFacts {
                 .map(|(_, value)| value.clone())
                 .collect(),
             created: metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-            labels: metadata.labels.clone().unwrap_or_default(),
+            labels: metadata.labels.clone().unwrap_or_default().into(),
             ips,
             ports,
             host_network,

@@ -23,6 +23,7 @@ pub mod world;
 
 mod changes;
 mod cidr;
+mod claims;
 mod class;
 mod compile;
 mod compiler;
@@ -30,6 +31,7 @@ mod convert;
 mod dirty;
 mod facts;
 mod id;
+mod labels;
 mod model;
 mod names;
 mod plan;

@@ -1,11 +1,11 @@
 //! Label selectors, as Kubernetes' label library has them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-pub(crate) type Labels = BTreeMap<String, String>;
+pub(crate) use crate::labels::Labels;
 
 /// All of its requirements must hold; without any it selects everything.
 ///

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::claims::{Claim, Claims};
 use crate::convert;
 use crate::dirty::{Dirty, Log};
 use crate::facts::{PodFacts, ServiceFacts, SliceFacts};
@@ -52,7 +53,7 @@ pub(crate) type Interface = (String, String);
 pub struct World {
     node: String,
     pub(crate) namespaces: BTreeMap<String, Labels>,
-    nodes: BTreeMap<String, NodeFacts>,
+    nodes: BTreeMap<String, Arc<NodeFacts>>,
     pods: BTreeMap<Name, Arc<PodFacts>>,
     pub(crate) policies: BTreeMap<Name, Arc<Policy>>,
     pub(crate) services: BTreeMap<Name, ServiceFacts>,
@@ -60,8 +61,7 @@ pub struct World {
     attachments: BTreeMap<Interface, Attached>,
     /// The attachments of each pod name.
     attached_names: BTreeMap<Name, BTreeSet<Interface>>,
-    /// Who names which address; kept up to date so that a flow's ends are named without a search.
-    claims: BTreeMap<IpAddr, BTreeSet<Claim>>,
+    claims: Claims,
     warnings: BTreeMap<ObjectKey, Vec<Warning>>,
     /// How many attachments there have been: the later one wins a contested address.
     attached: u64,
@@ -83,13 +83,6 @@ impl Attached {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
-    Attachment(Interface),
-    Pod(Name),
-    Node(String),
-}
-
 impl World {
     /// A world as the node of this name sees it: empty.
     pub fn new(node: impl Into<String>) -> Self {
@@ -103,7 +96,7 @@ impl World {
             slices: BTreeMap::new(),
             attachments: BTreeMap::new(),
             attached_names: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            claims: Claims::default(),
             warnings: BTreeMap::new(),
             attached: 0,
             log: Log::Everything,
@@ -119,6 +112,7 @@ impl World {
             Object::Namespace(namespace) => {
                 let mut labels = namespace.metadata.labels.unwrap_or_default();
                 labels.extend(name_label(&key.name));
+                let labels = Labels::from(labels);
                 if self.namespaces.get(&key.name) != Some(&labels) {
                     self.forget(&key);
                     self.namespaces.insert(key.name.clone(), labels);
@@ -127,10 +121,11 @@ impl World {
             }
             Object::Node(node) => {
                 let (facts, warnings) = NodeFacts::new(&text, &node);
-                if self.nodes.get(&key.name) != Some(&facts) {
+                if self.nodes.get(&key.name).is_none_or(|known| **known != facts) {
                     self.forget(&key);
+                    let facts = Arc::new(facts);
                     for ip in &facts.ips {
-                        self.claim(*ip, Claim::Node(facts.name.clone()));
+                        self.claim(*ip, Claim::Node(Arc::clone(&facts)));
                     }
                     self.nodes.insert(facts.name.clone(), facts);
                 }
@@ -215,7 +210,7 @@ impl World {
                 }
             }
         }
-        let claim = Claim::Attachment(key);
+        let claim = Claim::Attachment(Arc::new(key));
         for ip in attached.attachment.ips {
             self.unclaim(ip, &claim);
         }
@@ -235,11 +230,11 @@ impl World {
 
     /// The node that this world is for, once the API has shown it.
     pub fn node(&self) -> Option<&NodeFacts> {
-        self.nodes.get(&self.node)
+        self.nodes.get(&self.node).map(|node| &**node)
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &NodeFacts> {
-        self.nodes.values()
+        self.nodes.values().map(|node| &**node)
     }
 
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
@@ -257,25 +252,23 @@ impl World {
         if let Some(pod) = self.owner(ip) {
             return Some(format!("{}/{}", pod.namespace, pod.name));
         }
-        let claims = self.claims.get(&ip)?;
-        claims.iter().find_map(|claim| match claim {
-            Claim::Attachment(interface) => {
-                let pod = self.attachments.get(interface)?.attachment.pod.as_ref()?;
-                Some(format!("{}/{}", pod.namespace, pod.name))
-            }
-            Claim::Node(name) => Some(format!("node/{name}")),
-            Claim::Pod(_) => None,
-        })
+        if let Some(pod) = self.holder(ip).and_then(|attached| attached.attachment.pod.as_ref()) {
+            return Some(format!("{}/{}", pod.namespace, pod.name));
+        }
+        let nodes = self.claims.of(ip).iter().filter_map(|claim| match claim {
+            Claim::Node(facts) => Some(&facts.name),
+            Claim::Attachment(_) | Claim::Pod(_) => None,
+        });
+        nodes.min().map(|name| format!("node/{name}"))
     }
 
     /// The pod whose address it is.
     pub(crate) fn owner(&self, ip: IpAddr) -> Option<&Arc<PodFacts>> {
-        let claims = self.claims.get(&ip)?;
         if let Some(attached) = self.holder(ip) {
             return attached.pod.as_ref();
         }
-        let pods = claims.iter().filter_map(|claim| match claim {
-            Claim::Pod(name) => self.pods.get(name).filter(|pod| !self.is_attached(name, pod)),
+        let pods = self.claims.of(ip).iter().filter_map(|claim| match claim {
+            Claim::Pod(pod) => Some(pod).filter(|pod| !self.is_attached(pod)),
             Claim::Attachment(_) | Claim::Node(_) => None,
         });
         // A pod that is attached here has the addresses of its attachments and no others.
@@ -312,14 +305,13 @@ impl World {
 
     /// Every address in a block that anyone names.
     pub(crate) fn addresses_within(&self, block: IpNet) -> impl Iterator<Item = IpAddr> {
-        self.claims.range(block.network()..=block.broadcast()).map(|(ip, _)| *ip)
+        self.claims.addresses_within(block.network()..=block.broadcast())
     }
 
     /// The attachment that has this address.
     pub(crate) fn holder(&self, ip: IpAddr) -> Option<&Attached> {
-        let claims = self.claims.get(&ip)?;
-        let attached = claims.iter().filter_map(|claim| match claim {
-            Claim::Attachment(interface) => self.attachments.get(interface),
+        let attached = self.claims.of(ip).iter().filter_map(|claim| match claim {
+            Claim::Attachment(interface) => self.attachments.get(&**interface),
             Claim::Pod(_) | Claim::Node(_) => None,
         });
         attached.max_by_key(|attached| attached.order)
@@ -327,7 +319,7 @@ impl World {
 
     /// Every address that anyone names.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.claims.keys().copied()
+        self.claims.addresses()
     }
 
     pub(crate) fn attached(&self) -> impl Iterator<Item = &Attached> {
@@ -352,8 +344,9 @@ impl World {
     fn insert(&mut self, attached: Attached) {
         let Attachment { container_id, ifname, ips, .. } = &attached.attachment;
         let key = (container_id.clone(), ifname.clone());
+        let interface = Arc::new(key.clone());
         for ip in ips {
-            self.claims.entry(*ip).or_default().insert(Claim::Attachment(key.clone()));
+            self.claims.insert(*ip, Claim::Attachment(Arc::clone(&interface)));
         }
         if let Some(pod) = &attached.attachment.pod {
             let name = (pod.namespace.clone(), pod.name.clone());
@@ -377,7 +370,7 @@ impl World {
     fn insert_pod(&mut self, name: Name, facts: Arc<PodFacts>) {
         if facts.is_peer() {
             for ip in &facts.ips {
-                self.claim(*ip, Claim::Pod(name.clone()));
+                self.claim(*ip, Claim::Pod(Arc::clone(&facts)));
             }
         }
         self.log.note(|dirty| {
@@ -424,19 +417,18 @@ impl World {
                 });
             }
             Kind::Node => {
-                for ip in self.nodes.remove(&key.name).into_iter().flat_map(|facts| facts.ips) {
-                    self.unclaim(ip, &Claim::Node(key.name.clone()));
+                if let Some(facts) = self.nodes.remove(&key.name) {
+                    let claim = Claim::Node(Arc::clone(&facts));
+                    facts.ips.iter().for_each(|ip| self.unclaim(*ip, &claim));
                 }
             }
             Kind::Pod => {
                 if let Some(facts) = self.pods.remove(&name) {
                     self.log.note(|dirty| {
-                        dirty.populated.insert(name.0.clone());
+                        dirty.populated.insert(name.0);
                     });
-                    let claim = Claim::Pod(name);
-                    for ip in &facts.ips {
-                        self.unclaim(*ip, &claim);
-                    }
+                    let claim = Claim::Pod(Arc::clone(&facts));
+                    facts.ips.iter().for_each(|ip| self.unclaim(*ip, &claim));
                 }
             }
             Kind::NetworkPolicy => {
@@ -464,8 +456,9 @@ impl World {
         }
     }
 
-    fn is_attached(&self, name: &Name, pod: &PodFacts) -> bool {
-        let mut interfaces = self.attached_names.get(name).into_iter().flatten();
+    fn is_attached(&self, pod: &PodFacts) -> bool {
+        let name = (pod.namespace.clone(), pod.name.clone());
+        let mut interfaces = self.attached_names.get(&name).into_iter().flatten();
         interfaces
             .any(|interface| self.attachments.get(interface).is_some_and(|attached| attached.names(pod)))
     }
@@ -474,19 +467,14 @@ impl World {
         self.log.note(|dirty| {
             dirty.addresses.insert(ip);
         });
-        self.claims.entry(ip).or_default().insert(claim);
+        self.claims.insert(ip, claim);
     }
 
     fn unclaim(&mut self, ip: IpAddr, claim: &Claim) {
         self.log.note(|dirty| {
             dirty.addresses.insert(ip);
         });
-        if let Some(claims) = self.claims.get_mut(&ip) {
-            claims.remove(claim);
-            if claims.is_empty() {
-                self.claims.remove(&ip);
-            }
-        }
+        self.claims.remove(ip, claim);
     }
 }
 

@@ -157,5 +157,6 @@ pub(crate) fn of_selection<'a>(policy: &'a Policy, pod: &PodFacts) -> Vec<Gap<'a
 
 fn mismatches<'a>(selector: &'a Selector, labels: &Labels) -> impl Iterator<Item = Mismatch<'a>> {
     let requirements = selector.requirements.iter().filter(|requirement| !requirement.holds(labels));
-    requirements.map(|requirement| Mismatch { requirement, found: labels.get(&requirement.key).cloned() })
+    requirements
+        .map(|requirement| Mismatch { requirement, found: labels.get(&requirement.key).map(str::to_owned) })
 }

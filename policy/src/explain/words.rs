@@ -22,9 +22,17 @@ pub(super) fn sentence(question: &Question<'_>, pod: &PodFacts, candidate: &Cand
             found(mismatch)
         ),
         gaps => {
-            let here: Vec<_> = gaps.iter().map(|gap| here(question, pod, gap)).collect();
-            let comma = if matches!(gaps, [Gap::Port { .. } | Gap::Protocol { .. }]) { "," } else { ";" };
-            format!("policy {policy} allows {}{comma} {}", allowed(question, candidate), here.join(" and "))
+            let all = gaps.iter().map(|gap| here(question, pod, gap));
+            let (here, comma) = match gaps {
+                [Gap::Protocol { .. }, Gap::Port { .. }] => {
+                    let flow = question.flow;
+                    let protocol = protocol_name(flow.protocol);
+                    (format!("you asked {} over {protocol}", flow.destination_port), ",")
+                }
+                [Gap::Port { .. } | Gap::Protocol { .. }] => (all.collect(), ","),
+                _ => (all.collect::<Vec<_>>().join(" and "), ";"),
+            };
+            format!("policy {policy} allows {}{comma} {here}", allowed(question, candidate))
         }
     }
 }

@@ -100,7 +100,7 @@ impl Look<'_> {
         match peer {
             Peer::Block(block) => is_meant || block.cidr.prefix_len() <= WIDE_BITS,
             Peer::Pods { namespaces, pods } => {
-                let labels = Labels::from([(LABEL.0.to_owned(), LABEL.1.to_owned())]);
+                let labels = Labels::from_iter([(LABEL.0.to_owned(), LABEL.1.to_owned())]);
                 match namespaces {
                     Namespaces::Named(name) => name == NAMESPACE && (is_meant || pods.matches(&labels)),
                     Namespaces::Matching(selector) => {

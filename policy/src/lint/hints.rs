@@ -24,8 +24,7 @@ pub(super) fn hint(selector: &Selector, labels: &[&Labels], who: &str) -> Hint {
         }
         let key = &requirement.key;
         let wrong = format!("no {who} has {}", crate::explain::requirement(requirement));
-        let seen: BTreeSet<&str> =
-            labels.iter().filter_map(|labels| labels.get(key)).map(String::as_str).collect();
+        let seen: BTreeSet<&str> = labels.iter().filter_map(|labels| labels.get(key)).collect();
         let wanted: Vec<&str> = match &requirement.test {
             Test::In(values) => values.iter().map(String::as_str).collect(),
             Test::NotIn(_) | Test::Exists | Test::DoesNotExist => Vec::new(),
@@ -56,7 +55,7 @@ pub(super) fn hint(selector: &Selector, labels: &[&Labels], who: &str) -> Hint {
 /// A label whose key is another spelling, or another key's label with the value that was wanted.
 fn other_key(key: &str, wanted: &[&str], labels: &[&Labels]) -> Option<String> {
     let all = || labels.iter().flat_map(|labels| labels.iter());
-    let has_value = |value: &String| wanted.contains(&value.as_str());
+    let has_value = |value: &str| wanted.contains(&value);
     let near =
         all().find(|(other, value)| spelling::is_near(other, key) && (wanted.is_empty() || has_value(value)));
     let same_value = || all().find(|(_, value)| has_value(value));
@@ -64,8 +63,8 @@ fn other_key(key: &str, wanted: &[&str], labels: &[&Labels]) -> Option<String> {
 }
 
 fn keys(labels: &[&Labels]) -> Vec<String> {
-    let keys: BTreeSet<&String> = labels.iter().flat_map(|labels| labels.keys()).collect();
-    keys.into_iter().cloned().collect()
+    let keys: BTreeSet<&str> = labels.iter().flat_map(|labels| labels.iter()).map(|(key, _)| key).collect();
+    keys.into_iter().map(str::to_owned).collect()
 }
 
 /// The first few.

@@ -46,9 +46,8 @@ impl Look<'_> {
     fn slip(&self, requirement: &Requirement, labels: &[&Labels]) -> Option<(String, String)> {
         let Test::In(values) = &requirement.test else { return None };
         let (key, value) = (&requirement.key, values.first()?);
-        let is_used = labels.iter().any(|labels| labels.contains_key(key));
-        let names =
-            || labels.iter().filter_map(|labels| labels.get(NAME)).map(String::as_str).chain(EVERYWHERE);
+        let is_used = labels.iter().any(|labels| labels.get(key).is_some());
+        let names = || labels.iter().filter_map(|labels| labels.get(NAME)).chain(EVERYWHERE);
         if key == NAME {
             if names().any(|name| name == value) {
                 return None;

@@ -2,7 +2,7 @@
 
 use super::network_policy::SHOP;
 use super::world::{Cluster, flow};
-use crate::explain::explain;
+use crate::explain::{ask, explain};
 use crate::places::Places;
 
 /// What each direction of a row says, and what came nearest; nothing for ends that nothing isolates.
@@ -73,7 +73,7 @@ fn a_miss_by_port_or_protocol_names_both() {
     miss(
         "{ports: [{port: 53, protocol: UDP}]}",
         head,
-        "policy shop/allow-web allows port 53 over UDP; you asked TCP and you asked 8080",
+        "policy shop/allow-web allows port 53 over UDP, you asked 8080 over TCP",
     );
 }
 
@@ -277,4 +277,43 @@ spec:
     assert_eq!(allowed.rule.unwrap().at.as_deref(), Some("shop.yaml:17"));
     let denied = explained("shop/db -> shop/web TCP/82").nearest.unwrap();
     assert_eq!(denied.rule.at.as_deref(), Some("shop.yaml:14"));
+}
+
+#[test]
+fn a_workload_is_all_its_pods_and_each_answer_is_shown_once() {
+    let cluster = Cluster::new(
+        "ns shop
+         pod shop/web-0 node-0 10.0.0.1,fd00::1 app=web
+         pod shop/web-1 node-0 10.0.0.2,fd00::2 app=web
+         pod shop/db-0 node-0 10.0.0.3,fd00::3 app=db
+         pod shop/db-1 node-1 10.0.1.3,fd00::4 app=db
+         netpol shop/db {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/31}}, \
+           {ipBlock: {cidr: 'fd00::/64'}}]}]}",
+    );
+    let world = cluster.world("node-0");
+    let asked = |from: &str, to: &str| {
+        let query = api::ExplainQuery { from: from.into(), to: to.into(), port: "80".into() };
+        ask(&world, &Places::default(), &query).map(|answers| {
+            let answers = answers.into_iter().map(|(flow, answer)| {
+                let allowed = if answer.verdict == api::VerdictKind::Allowed { "" } else { "denied " };
+                format!("{allowed}{} -> {}", flow.source, flow.destination)
+            });
+            answers.collect::<Vec<_>>()
+        })
+    };
+    // Both replicas of db answer alike; those of web do over IPv6, but only one of them is in the IPv4 block.
+    assert_eq!(
+        asked("shop/web", "shop/db").unwrap(),
+        ["10.0.0.1 -> 10.0.0.3", "denied 10.0.0.2 -> 10.0.0.3"]
+    );
+    assert_eq!(asked("shop/web-1", "10.0.0.3").unwrap(), ["denied 10.0.0.2 -> 10.0.0.3"]);
+    assert_eq!(
+        asked("10.0.0.1", "fd00::3").unwrap_err().message,
+        "no address of a family in which 10.0.0.1 has one, too"
+    );
+    let unclear = asked("sts/shop/wbe", "shop/db").unwrap_err().to_string();
+    assert_eq!(
+        unclear,
+        "--from sts/shop/wbe: no pod, workload or Service is called this; did you mean shop/web?"
+    );
 }

@@ -76,7 +76,7 @@ fn mended(labels: &Labels, mismatch: &Mismatch<'_>, selector: &Selector) -> Opti
         }
         Test::NotIn(_) | Test::DoesNotExist => vec![without.clone(), with(&"other".to_owned())],
     };
-    candidates.into_iter().find(|labels| selector.matches(labels))
+    candidates.into_iter().find(|labels| selector.matches(&labels.clone().into()))
 }
 
 /// The live pod with this address.
