@@ -8,13 +8,26 @@ use std::path::PathBuf;
 /// It runs in the node's network namespace. SIGTERM ends it and leaves the datapath enforcing; so does a crash.
 #[derive(clap::Parser)]
 #[command(name = "weir-agent", version)]
+#[command(group = clap::ArgGroup::new("desired").required(true).args(["source", "api_server", "kubeconfig"]))]
 pub(crate) struct Config {
     /// The Node object that this agent is for
     #[arg(long, value_name = "NAME")]
     pub(crate) node: String,
     /// Folder of Kubernetes YAML or JSON that says what is desired; read again whenever a file in it changes
     #[arg(long, value_name = "DIR")]
-    pub(crate) source: PathBuf,
+    pub(crate) source: Option<PathBuf>,
+    /// The API server that says what is desired: an address of its own, not the ClusterIP that this agent serves
+    #[arg(long, value_name = "URL")]
+    pub(crate) api_server: Option<String>,
+    /// The same, as the current context of this file names it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Token for --api-server; read again when it changes
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
+    pub(crate) token_file: PathBuf,
+    /// Certificate authority of --api-server; read again when it changes
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")]
+    pub(crate) ca_file: PathBuf,
     /// Folder on a bpffs where programs and maps are pinned
     #[arg(long, value_name = "DIR")]
     pub(crate) pins: PathBuf,

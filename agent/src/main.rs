@@ -48,7 +48,7 @@ use crate::records::Records;
 use crate::routes::Routes;
 use crate::run::Agent;
 use crate::socket::Socket;
-use crate::source::Directory;
+use crate::source::{Access, Directory};
 
 fn main() -> ExitCode {
     match run(Config::parse()) {
@@ -76,6 +76,11 @@ fn run(config: Config) -> Result<()> {
 async fn serve(config: Config) -> Result<()> {
     // The socket first: it is what keeps a second agent away from the pins.
     let socket = Socket::bind(&config.socket)?;
+    let access = match (&config.api_server, &config.kubeconfig) {
+        (Some(url), _) => Some(Access::by_url(url, &config.token_file, &config.ca_file)?),
+        (None, Some(file)) => Some(Access::by_kubeconfig(file).await?),
+        (None, None) => None,
+    };
     let listener = match config.metrics {
         Some(addr) => Some(health::bind(addr).await?),
         None => None,
@@ -111,7 +116,7 @@ async fn serve(config: Config) -> Result<()> {
 
     let (events, queue) = mpsc::channel(256);
     let routes = Routes::new(handle, underlays);
-    spawn_local(node::follow(config.node, routes, plugin, neighbours, events.clone()));
+    spawn_local(node::follow(config.node.clone(), routes, plugin, neighbours, events.clone()));
     spawn_local(kernel::follow(flow_reader, events.clone()));
     spawn_local(every(Duration::from_secs(10), || Event::Sweep, events.clone()));
     spawn_local(every(Duration::from_secs(30), || Event::Reconcile, events.clone()));
@@ -119,7 +124,11 @@ async fn serve(config: Config) -> Result<()> {
     if let Some(listener) = listener {
         spawn_local(health::serve(listener, events.clone()));
     }
-    let source = source::follow(Directory::new(config.source), events.clone());
+    let source = match (access, config.source) {
+        (Some(access), _) => source::follow_api_server(access, config.node, events.clone()),
+        (None, Some(folder)) => source::follow(Directory::new(folder), events.clone()),
+        (None, None) => bail!("no source: expected --source, --api-server or --kubeconfig"),
+    };
 
     // Whatever ends first ends the agent; the datapath goes on.
     tokio::select! {

@@ -4,9 +4,11 @@
 
 mod directory;
 mod file;
+mod kubernetes;
 mod watch;
 
 pub(crate) use directory::Directory;
+pub(crate) use kubernetes::{Access, follow as follow_api_server};
 pub(crate) use watch::follow;
 
 use policy::{Object, ObjectKey, Warning};
