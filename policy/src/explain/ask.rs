@@ -12,7 +12,7 @@ use crate::places::Places;
 use crate::world::World;
 
 /// Addresses of one end that are looked at; a thousand replicas answer as the first ones do.
-const MOST: usize = 32;
+const MOST: usize = 16;
 
 /// A question that cannot be answered as it is put.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

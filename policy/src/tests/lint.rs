@@ -2,11 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::lint::{Input, lint};
-use crate::manifest::documents;
-use crate::places::Places;
+use common::verdict::Direction;
+use proptest::prelude::*;
 
+use super::arbitrary::{config, description};
 use super::world::Cluster;
+use crate::explain::explain;
+use crate::lint::{Input, lint};
+use crate::lookup::Flow;
+use crate::manifest::documents;
+use crate::object::Object;
+use crate::places::Places;
 
 /// Pods of two namespaces; those of `shop` say where they listen.
 const PODS: &str = "
@@ -411,4 +417,48 @@ fn a_policy_that_does_not_say_for_whom_it_is() {
         "4 no-pod-selector spec.podSelector: missing: the policy is for every pod of its namespace | if that is meant, say so \
          with podSelector: {}",
     );
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    /// Whatever stands in it, a policy can be looked at; and one that is said to be for nobody isolates nobody.
+    #[test]
+    fn a_policy_said_to_be_for_nobody_isolates_nobody(description in description()) {
+        let cluster = description.cluster();
+        let world = cluster.world("node-0");
+        let raw: Vec<_> = cluster
+            .objects
+            .iter()
+            .filter_map(|(object, _)| match object {
+                Object::NetworkPolicy(policy) => Some(serde_json::to_value(policy).unwrap()),
+                _ => None,
+            })
+            .collect();
+        let findings = lint(&Input {
+            world: &world,
+            places: &Places::default(),
+            policies: &raw,
+            listening: &BTreeMap::new(),
+            namespaces: &BTreeSet::new(),
+            pod_cidrs: &[],
+        });
+        let nobody: Vec<_> = findings.iter().filter(|finding| finding.lint == "selects-nothing").collect();
+        for pod in world.pods() {
+            for ip in &pod.ips {
+                let stranger = if ip.is_ipv4() { "9.9.9.9" } else { "2001:db8::9" }.parse().unwrap();
+                for direction in [Direction::Egress, Direction::Ingress] {
+                    let (source, destination) =
+                        if direction == Direction::Egress { (*ip, stranger) } else { (stranger, *ip) };
+                    let flow = Flow { source, destination, destination_port: 80, protocol: 6 };
+                    let explanation = explain(&world, &flow, &Places::default());
+                    let isolating = [explanation.egress, explanation.ingress].map(|side| side.policies).concat();
+                    for finding in &nobody {
+                        let is_it = isolating.iter().any(|policy| finding.object.ends_with(&format!(" {}", policy.name)));
+                        prop_assert!(!is_it, "{finding:?} isolates {}", pod.name);
+                    }
+                }
+            }
+        }
+    }
 }
