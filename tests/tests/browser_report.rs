@@ -69,6 +69,11 @@ fn pod(name: &str, note: &str) -> String {
 #[track_caller]
 fn is_quiet(browser: &mut Browser) {
     assert_eq!(browser.complaints(), Vec::<String>::new());
+    // What scripts write where a value is missing.
+    let text = browser.text("body");
+    for slip in ["undefined", "null", "NaN", "[object"] {
+        assert!(text.as_str().is_some_and(|text| !text.contains(slip)), "{slip}: {text}");
+    }
     let strangers: Vec<_> = browser
         .requests()
         .into_iter()

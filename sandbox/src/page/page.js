@@ -337,7 +337,7 @@
       make("button.button.close", { type: "button", "aria-label": "Close", onclick: close }, "×"),
       make("h2", {}, fullName(row), make("span.arrow", {}, " → "), fullName(column)),
       make("p.sub", {}, `port ${column.port}${column.port.includes("/") ? "" : "/TCP"} · ${data.meanings[cell.mark]}`),
-      wrong && make("p.expected", {}, make("b", {}, "Not as expected"), `${wrong.words.split(": ")[0]} (${wrong.at})`),
+      ...(wrong ? [make("p.expected", {}, make("b", {}, "Not as expected"), `${wrong.words.split(": ")[0]} (${wrong.at})`)] : []),
       ...sorted.map(answer),
       make("h3", {}, "Who they are"),
       make("div.ends", {}, who(cell, "from"), who(cell, "to")),
