@@ -52,7 +52,7 @@ pub(crate) struct Config {
     /// Serve /metrics, /healthz and /readyz here
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// What to log, as tracing filters are written
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    /// What to log, as tracing filters are written. What `kube_client` has to say, the agent says better
+    #[arg(long, value_name = "FILTER", default_value = "info,kube_client=off")]
     pub(crate) log: String,
 }

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+use super::api::innermost;
 
 /// A connection that takes longer will not come.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -33,16 +35,19 @@ impl Access {
             config.root_cert_file = Some(ca_file.to_owned());
             config.auth_info.token_file = Some(token_file.display().to_string());
         }
-        Self::with(config)
+        Self::with(config).with_context(|| format!("--ca-file {}", ca_file.display()))
     }
 
     /// The current context of a kubeconfig.
     pub(crate) async fn by_kubeconfig(file: &Path) -> Result<Self> {
         let context = || format!("--kubeconfig {}", file.display());
-        let kubeconfig = Kubeconfig::read_from(file).with_context(context)?;
+        // Their text has their cause in it already.
+        let kubeconfig =
+            Kubeconfig::read_from(file).map_err(|error| anyhow!("{error}")).with_context(context)?;
         let current = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &current).await;
-        Self::with(config.with_context(context)?).with_context(context)
+        let config = config.map_err(|error| anyhow!("{error}")).with_context(context)?;
+        Self::with(config).with_context(context)
     }
 
     fn with(mut config: Config) -> Result<Self> {
@@ -51,6 +56,6 @@ impl Access {
         config.read_timeout = None;
         // Trying again is what the feeds do, in their own time.
         config.default_retry = false;
-        Ok(Self { client: Client::try_from(config).context("set up the client of the API server")? })
+        Ok(Self { client: Client::try_from(config).map_err(|error| anyhow!(innermost(&error)))? })
     }
 }

@@ -213,11 +213,14 @@ pub(super) fn unreadable(error: serde_json::Error) -> Trouble {
     Trouble::Other(format!("the answer cannot be read: {error}"))
 }
 
-/// The innermost cause says what happened; those around it, that something did.
 fn broken(error: kube::Error) -> Trouble {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    Trouble::Other(innermost(&error))
+}
+
+/// What happened. The errors around it only say that something did, and repeat it.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => innermost(cause),
+        None => error.to_string(),
     }
-    Trouble::Other(cause.to_string())
 }

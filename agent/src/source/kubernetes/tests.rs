@@ -364,4 +364,12 @@ fn what_is_no_address_of_an_api_server_is_said() {
         error("192.0.2.10:6443").starts_with("--api-server 192.0.2.10:6443: expected for example https://")
     );
     assert!(error("https://192.0.2.10:6443").starts_with("--token-file /nowhere/token: "));
+    let empty = Folder::new();
+    let file = empty.path().join("ca.crt");
+    std::fs::write(&file, "nothing").unwrap();
+    let refused = Access::by_url("https://192.0.2.10:6443", &file, &file).err().unwrap();
+    assert_eq!(
+        format!("{refused:#}"),
+        format!("--ca-file {}: no root trust anchors were provided", file.display())
+    );
 }
