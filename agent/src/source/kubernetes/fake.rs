@@ -78,6 +78,17 @@ impl FakeApi {
         });
     }
 
+    /// Changes an object as only a server that is broken, or of another time, would have it.
+    pub(super) fn corrupt(&self, kind: Kind, name: &str, change: impl FnOnce(&mut Value)) {
+        self.set(|cluster| {
+            let mut objects = cluster.objects.iter();
+            let found = objects.find(|(key, _)| key.kind == kind && key.name == name).unwrap();
+            let (key, mut value) = (found.0.clone(), found.1.clone());
+            change(&mut value);
+            cluster.happens("MODIFIED", key, value);
+        });
+    }
+
     pub(super) fn delete(&self, kind: Kind, namespace: Option<&str>, name: &str) {
         let key = ObjectKey { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() };
         self.set(|cluster| {

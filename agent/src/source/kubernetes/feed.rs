@@ -3,7 +3,7 @@
 //! What is told at any time is what the server said at some time: a list that breaks off changes nothing, and a watch
 //! that breaks off is taken up where it was.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 use hyper::StatusCode;
@@ -24,7 +24,7 @@ pub(super) struct Feed {
     /// The last request was in vain, and it was said so.
     troubled: bool,
     /// Objects that could not be read, and why.
-    unread: Vec<String>,
+    unread: BTreeMap<Name, String>,
 }
 
 /// One line of a watch.
@@ -66,7 +66,7 @@ impl From<Unheard> for End {
 
 impl Feed {
     pub(super) fn new(kind: Kind, shared: Rc<Shared>) -> Self {
-        Self { kind, shared, listed: false, troubled: false, unread: Vec::new() }
+        Self { kind, shared, listed: false, troubled: false, unread: BTreeMap::new() }
     }
 
     /// Until nobody listens.
@@ -115,7 +115,6 @@ impl Feed {
         let mut listed = HashSet::new();
         let mut news = Vec::new();
         let mut next = String::new();
-        self.unread.clear();
         loop {
             let text = self.shared.api.page(self.kind, &next).await?;
             let page: Page<'_> = serde_json::from_slice(&text).map_err(api::unreadable)?;
@@ -123,7 +122,7 @@ impl Feed {
                 let head: Head = serde_json::from_str(item.get()).map_err(api::unreadable)?;
                 let (name, version) = head.into_parts();
                 if !self.holds(&name, &version)
-                    && let Some(object) = self.read(&name, item.get())
+                    && let Some(object) = self.read(&name, &version, item.get())
                 {
                     news.push(News { name: name.clone(), version, object: Some(object) });
                 }
@@ -131,6 +130,7 @@ impl Feed {
             }
             next = page.metadata.next;
             if next.is_empty() {
+                self.unread.retain(|name, _| listed.contains(name));
                 let gone = self.mirrored(|mirror| mirror.without(&listed));
                 news.extend(gone.into_iter().map(|name| News { name, version: String::new(), object: None }));
                 self.tell(news, !self.listed).await?;
@@ -167,18 +167,19 @@ impl Feed {
             }
             let head: Head = serde_json::from_str(line.object.get()).map_err(api::unreadable)?;
             let (name, next) = head.into_parts();
+            let unread = self.unread.len();
             let object = match line.what {
-                "ADDED" | "MODIFIED" => match self.read(&name, line.object.get()) {
-                    Some(object) => Some(Some(object)),
-                    None => {
-                        self.complain(None).await;
-                        None
-                    }
-                },
-                "DELETED" => Some(None),
+                "ADDED" | "MODIFIED" => self.read(&name, &next, line.object.get()).map(Some),
+                "DELETED" => {
+                    self.unread.remove(&name);
+                    Some(None)
+                }
                 // A bookmark, or what a later version thinks of.
                 _ => None,
             };
+            if self.unread.len() != unread {
+                self.complain(None).await;
+            }
             if let Some(object) = object {
                 self.tell(vec![News { name, version: next.clone(), object }], false).await?;
             }
@@ -189,12 +190,18 @@ impl Feed {
     }
 
     /// What the text says; where it cannot be read, what was known of the object stays.
-    fn read(&mut self, name: &Name, text: &str) -> Option<(Object, Vec<Warning>)> {
+    fn read(&mut self, name: &Name, version: &str, text: &str) -> Option<(Object, Vec<Warning>)> {
         match trim::object(self.kind, text) {
-            Ok(object) => Some(object),
+            Ok(object) => {
+                self.unread.remove(name);
+                Some(object)
+            }
             Err(why) => {
                 let key = self.key(name.clone());
-                self.unread.push(format!("{key}: {why}; what was known of it stays in force"));
+                self.unread
+                    .insert(name.clone(), format!("{key}: {why}; what was known of it stays in force"));
+                // There is no more to come of this version.
+                self.mirrored(|mirror| mirror.put(name.clone(), version));
                 None
             }
         }
@@ -270,7 +277,7 @@ impl Feed {
         let kind = self.kind.as_str();
         let stays = if self.listed { "; what was known stays in force" } else { "" };
         let trouble = trouble.map(|why| format!("API server, {kind}s: {why}{stays}"));
-        self.shared.complain(kind, trouble.into_iter().chain(self.unread.iter().cloned()).collect()).await;
+        self.shared.complain(kind, trouble.into_iter().chain(self.unread.values().cloned()).collect()).await;
     }
 }
 

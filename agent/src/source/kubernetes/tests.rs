@@ -325,6 +325,27 @@ async fn objects_are_trimmed_to_what_the_compiler_reads() {
 }
 
 #[tokio::test]
+async fn an_object_that_cannot_be_read_stays_as_it_was_and_holds_nothing_up() {
+    told(async |api, mut told| {
+        let quiet = policy("quiet", "web");
+        api.put(&quiet);
+        told.until("the policy", |told| told.changes == ["+quiet"]).await;
+        api.corrupt(Kind::NetworkPolicy, "quiet", |value| value["metadata"]["labels"] = "none".into());
+        told.until("the trouble", |told| !told.complaints().is_empty()).await;
+        assert!(
+            told.complaints()[0].starts_with("NetworkPolicy shop/quiet: metadata.labels: "),
+            "{:?}",
+            told.complaints()
+        );
+        api.put(&pod("web", "10.244.0.1"));
+        told.until("the pod", |told| told.changes == ["+quiet", "+web"]).await;
+        api.put(&quiet);
+        told.until("the policy again", |told| told.changes.len() == 3 && told.complaints().is_empty()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_kubeconfig_leads_to_the_server_and_a_bad_one_is_named() {
     let folder = Folder::new();
     let file = folder.path().join("agent.kubeconfig");
