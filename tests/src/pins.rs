@@ -13,11 +13,13 @@ use policy::tables::{Cidr, RulePrefix};
 pub fn tables(pins: &Path) -> Tables {
     let folder = pins.join(format!("layout-{LAYOUT_VERSION}/maps"));
     let open = |name: &str| MapData::from_pin(folder.join(name)).expect("a pinned map");
-    let mut tables = Tables::default();
-    tables.endpoints = rows(open(maps::ENDPOINTS));
-    tables.peers = rows(open(maps::PEERS));
-    tables.services = rows(open(maps::SERVICES));
-    tables.backends = rows(open(maps::BACKENDS));
+    let mut tables = Tables {
+        endpoints: rows(open(maps::ENDPOINTS)),
+        peers: rows(open(maps::PEERS)),
+        services: rows(open(maps::SERVICES)),
+        backends: rows(open(maps::BACKENDS)),
+        ..Tables::default()
+    };
     let cidrs = LpmTrie::try_from(Map::LpmTrie(open(maps::CIDRS))).expect("a trie of blocks");
     for row in cidrs.iter() {
         let (key, class) = row.expect("a row");
