@@ -5,14 +5,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use policy::{Kind, Object, ObjectKey, Warning};
-use tokio::sync::mpsc;
-use tokio::task::LocalSet;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fake::FakeApi;
 use super::{Access, Change, follow};
-use crate::event::Event;
-use crate::testing::{Folder, NODES, pod, policy};
+use crate::event::{Call, Event, Question};
+use crate::records::Records;
+use crate::run::Agent;
+use crate::testing::{Folder, MemoryDatapath, NODES, pod, policy};
 
 /// What the agent has been told.
 struct Told {
@@ -393,4 +395,64 @@ fn what_is_no_address_of_an_api_server_is_said() {
         format!("{refused:#}"),
         format!("--ca-file {}: no root trust anchors were provided", file.display())
     );
+}
+
+/// The loop itself, with the kernel in memory.
+#[tokio::test]
+async fn an_endpoint_is_taken_in_with_its_policies_and_no_silence_of_the_server_changes_that() {
+    let test = async {
+        let api = FakeApi::start().await;
+        NODES.split("---").for_each(|document| api.put(document));
+        let folder = Folder::new();
+        let datapath = MemoryDatapath::default();
+        datapath.kernel.borrow_mut().interfaces.insert(1, "weir1".into());
+        let records = Records::load(folder.path().join("endpoints")).unwrap();
+        let agent = Agent::new("node-0", datapath.reopened(), records, watch::Sender::default());
+        let (events, queue) = mpsc::channel(256);
+        spawn_local(agent.run(queue));
+        let access = Access::by_url(&api.url, Path::new("/nowhere"), Path::new("/nowhere")).unwrap();
+        drop(follow(access, "node-0".into(), events.clone()));
+        let status = async || {
+            let (reply, answer) = oneshot::channel();
+            events.send(Event::Call(Call::Ask(Question::Status(reply)))).await.unwrap();
+            answer.await.unwrap().unwrap()
+        };
+        while !status().await.ready {
+            sleep(Duration::from_millis(20)).await;
+        }
+
+        api.mute(&[Kind::NetworkPolicy]);
+        api.put(&policy("quiet", "web"));
+        api.put(&pod("web", "10.244.0.1"));
+        let (reply, mut answer) = oneshot::channel();
+        let attach = ::api::Attach {
+            container_id: "id-web".into(),
+            ifname: "eth0".into(),
+            netns: "/proc/1/ns/net".into(),
+            pod: Some(::api::PodRef { namespace: "shop".into(), name: "web".into(), uid: None }),
+            host_ifname: "weir1".into(),
+            host_ifindex: 1,
+            ips: vec!["10.244.0.1".parse().unwrap()],
+        };
+        events.send(Event::Call(Call::Attach(attach, reply))).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        assert!(answer.try_recv().is_err(), "the pod's policy is still on its way");
+        api.unmute(Kind::NetworkPolicy);
+        timeout(Duration::from_secs(5), answer).await.unwrap().unwrap().unwrap();
+        let before = status().await;
+        assert_eq!(before.rule_sets[0].policies, ["shop/quiet"]);
+        assert_eq!(before.endpoints[0].ingress, before.rule_sets[0].id);
+
+        let tables = datapath.kernel.borrow().tables.clone();
+        api.set(|cluster| cluster.gone = true);
+        api.cut();
+        sleep(Duration::from_secs(1)).await;
+        let after = status().await;
+        assert!(
+            after.ready && after.warnings.iter().any(|warning| warning.starts_with("API server, Pods: "))
+        );
+        assert_eq!((after.generation, after.endpoints.len()), (before.generation, 1));
+        assert_eq!(datapath.kernel.borrow().tables, tables);
+    };
+    LocalSet::new().run_until(test).await;
 }
