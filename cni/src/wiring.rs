@@ -5,12 +5,12 @@
 //! The host's side stays down until the agent has the endpoint's policy in force; routes need it up and come last.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, Mac, Netns, ROUTE_PROTOCOL, Route, VethSpec};
 
-use crate::spec::Failure;
+use crate::spec::{Failure, code};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Wiring {
@@ -28,8 +28,9 @@ pub(crate) struct Wiring {
 /// The loopback link is the first of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// How long to wait for the kernel to finish what it does in the background. It is nearly always done when first asked.
-const READY_LIMIT: Duration = Duration::from_millis(500);
+/// How long to wait for the kernel to finish what it does in the background. It is nearly always done when first asked, but
+/// its workers take their turn with everybody else's on a busy machine.
+const READY_LIMIT: Duration = Duration::from_secs(5);
 
 impl Wiring {
     /// Makes the pair, both ends down. Returns the host's and the pod's side.
@@ -79,18 +80,26 @@ impl Wiring {
             // One left behind by a plugin that was killed leads nowhere: the ledger says the address is ours.
             host.replace_route(&route).await?;
         }
-        // The kernel finishes both later, or the pod's first packet is lost and a connection takes a second longer. It is
-        // no failure: packets flow soon.
-        let mut is_ready = inside.wait_until_can_send(&self.ifname, READY_LIMIT).await?;
-        for ip in &self.ips {
-            is_ready &= inside.wait_until_local(*ip, READY_LIMIT).await?;
+        self.wait_until_ready(inside).await
+    }
+
+    /// The kernel finishes both later: until then it drops what comes for the pod. Who hears that `ADD` is done may send at
+    /// once, so one that cannot keep the promise fails, and the runtime tries again.
+    async fn wait_until_ready(&self, inside: &Handle) -> Result<(), Failure> {
+        let started = Instant::now();
+        let left = || READY_LIMIT.saturating_sub(started.elapsed());
+        let not_ready = |what: String| {
+            let message =
+                format!("{what} after {} s: the kernel is too busy, try again", READY_LIMIT.as_secs());
+            Failure::new(code::TRY_AGAIN_LATER, message)
+        };
+        if !inside.wait_until_can_send(&self.ifname, left()).await? {
+            return Err(not_ready(format!("{} cannot send yet", self.ifname)));
         }
-        if !is_ready {
-            eprintln!(
-                "weir-cni: the kernel is not done with {} after {} ms",
-                self.ifname,
-                READY_LIMIT.as_millis()
-            );
+        for ip in &self.ips {
+            if !inside.wait_until_local(*ip, left()).await? {
+                return Err(not_ready(format!("{ip} is not local to {} yet", self.ifname)));
+            }
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ pub(crate) struct Books {
     pub(crate) endpoints: BTreeMap<(String, String), Attach>,
     pub(crate) refuse: Option<api::Error>,
     pub(crate) hang: bool,
+    /// Somebody switches IPv6 off in the pod while the agent takes the endpoint in.
+    pub(crate) switch_v6_off: bool,
     pub(crate) programs_missing: bool,
     pub(crate) rows_missing: bool,
     /// Whether the host's side was up when the agent was asked to take the endpoint in.
@@ -245,6 +247,10 @@ async fn answer(
             assert_eq!(link.index, attach.host_ifindex);
             let mut books = books.lock().unwrap();
             books.was_up.push(link.up);
+            if books.switch_v6_off {
+                let pod = Netns::open(&attach.netns).unwrap();
+                pod.run(|| netlink::sysctl("ipv6/conf/eth0/disable_ipv6", "1")).unwrap().unwrap();
+            }
             match books.refuse.clone() {
                 Some(error) => (StatusCode::CONFLICT, json!(error)),
                 None => {

@@ -41,6 +41,18 @@ fn a_step_that_the_kernel_refuses_undoes_those_before_it() {
 }
 
 #[test]
+fn a_pod_that_its_kernel_does_not_get_ready_is_undone_and_worth_another_try() {
+    let (node, pod) = (Node::new(), netns());
+    node.books().switch_v6_off = true;
+    let refused = node.add("c1", pod.path());
+    assert_eq!(refused.code(), 11, "{refused:?}");
+    assert!(refused.complaint().starts_with("fd00:244::1 is not local to eth0 yet "), "{refused:?}");
+    node.must_be_empty();
+    node.books().switch_v6_off = false;
+    node.add("c1", pod.path()).ok();
+}
+
+#[test]
 fn a_full_range_is_worth_another_try_and_recovers() {
     let mut node = Node::new();
     node.ranges = vec!["10.244.0.0/30"];
