@@ -17,6 +17,8 @@ const TEAMS: u32 = 5;
 const SHARDS: u32 = 64;
 /// Pods in each block of 512 addresses.
 const RESIDENTS: u32 = 128;
+/// How many of those the rules speak of, the first ones.
+const SPOKEN_OF: u32 = 4;
 /// Distinct blocks that the rules speak of, many inside others.
 const BLOCKS: u32 = 1536;
 
@@ -219,16 +221,17 @@ impl Shape {
 
     /// An application is a few workloads; a pod and the one `applications` further are neighbours in this.
     fn workload(&self, index: u32) -> u32 {
-        const EACH: u32 = 16;
+        const EACH: u32 = 8;
         let applications = self.applications();
         index % applications + index / applications % EACH * applications
     }
 
-    /// Two pods of other nodes, of one application and in the same blocks, that are of different workloads; `None` where
-    /// there are not so many pods.
+    /// Two pods of other nodes, of one application and in no block that a rule speaks of, that are of different workloads;
+    /// `None` where there are not so many pods.
     pub(crate) fn neighbours(&self, number: u32) -> Option<(u32, u32)> {
         let applications = self.applications();
-        let block = 1 + number / 16 % (self.pods / RESIDENTS).saturating_sub(1).max(1);
+        let blocks = (self.pods / RESIDENTS).saturating_sub(SPOKEN_OF).max(1);
+        let block = SPOKEN_OF + number / 16 % blocks;
         let pod = block * RESIDENTS + number % 16;
         let other = pod + applications;
         (pod >= LOCAL && other < self.pods && other / RESIDENTS == block).then_some((pod, other))
@@ -271,11 +274,11 @@ fn uid(index: u32) -> String {
     )
 }
 
-/// Blocks of 14 to 24 bits in 100.64.0.0/10; one in 32 is a part of the pods' own addresses.
+/// Blocks of 14 to 24 bits in 100.64.0.0/10; a few are parts of the pods' own addresses.
 fn block(number: u32) -> net::NetworkPolicyPeer {
     let random = mix(9, number);
-    let (base, bits) = match number % 32 {
-        0 => (0x0a00_0000 | ((random as u32 & 0x7f) << 9), 23),
+    let (base, bits) = match number % (BLOCKS / SPOKEN_OF) {
+        0 => (0x0a00_0000 | ((number / (BLOCKS / SPOKEN_OF)) << 9), 23),
         _ => (0x6440_0000 | (random as u32 & 0x003f_ffff), 14 + number % 11),
     };
     let net = Ipv4Addr::from_bits(base & (u32::MAX << (32 - bits)));

@@ -279,7 +279,8 @@ fn events(node: &mut Node, shape: &Shape) -> Result<Vec<Events>> {
             Event::Apply(shape.namespace(namespace, namespace + 1 - odd(n)))
         }),
     ];
-    kinds.iter().map(|(name, event)| of_kind(node, name, event)).collect()
+    let exists = |name: &str| !name.starts_with("pod relabelled") || shape.neighbours(0).is_some();
+    kinds.iter().filter(|(name, _)| exists(name)).map(|(name, event)| of_kind(node, name, event)).collect()
 }
 
 fn of_kind(node: &mut Node, kind: &str, event: &dyn Fn(u32) -> Event) -> Result<Events> {
