@@ -30,6 +30,8 @@ pub(crate) fn policy(object: &NetworkPolicy, unknown_fields: &[Warning]) -> (Pol
         object: key.to_string(),
         namespace: &namespace,
         unknown: unknown_fields,
+        spec_is_lost: object.spec.is_none()
+            && unknown_fields.iter().any(|warning| is_beside_spec(&warning.field)),
         warnings: Vec::new(),
     };
 
@@ -58,27 +60,33 @@ pub(crate) fn policy(object: &NetworkPolicy, unknown_fields: &[Warning]) -> (Pol
             rules.fill(Rule::NOTHING);
         }
     }
+    let spec_is_lost = converter.spec_is_lost;
     let mut warnings = converter.warnings;
     warnings.extend(unknown_fields.iter().map(|warning| Warning {
-        message: format!("{}{}", warning.message, consequence(&warning.field)),
+        message: format!("{}{}", warning.message, consequence(&warning.field, spec_is_lost)),
         ..warning.clone()
     }));
     (Policy { namespace, name, pods, keep, ingress, egress }, warnings)
 }
 
 /// What an unknown field costs, said where it stands.
-fn consequence(field: &str) -> &'static str {
+fn consequence(field: &str, spec_is_lost: bool) -> &'static str {
     if is_rule(field) {
         ": the rule allows nothing"
     } else if field.starts_with("spec.policyTypes") {
         ": the policy isolates in both directions"
     } else if field == "spec" || field.starts_with("spec.podSelector") {
         ": the policy isolates every pod of its namespace and allows nothing"
-    } else if field.starts_with("spec.") {
+    } else if field.starts_with("spec.") || (spec_is_lost && is_beside_spec(field)) {
         ": the policy isolates in both directions and allows nothing"
     } else {
         ""
     }
+}
+
+/// A field in the place of `spec`, and perhaps meant as it.
+fn is_beside_spec(field: &str) -> bool {
+    !field.starts_with("metadata.") && field != "spec" && !field.starts_with("spec.")
 }
 
 fn is_rule(field: &str) -> bool {
@@ -98,6 +106,8 @@ struct Converter<'a> {
     object: String,
     namespace: &'a str,
     unknown: &'a [Warning],
+    /// There is no `spec`, but something that may be one with a slip in its name.
+    spec_is_lost: bool,
     warnings: Vec<Warning>,
 }
 
@@ -171,7 +181,7 @@ impl Converter<'_> {
             (false, true) => Isolation::Unsure,
             (false, false) => Isolation::No,
         };
-        if self.spec_is_unsure() {
+        if self.spec_is_lost || self.spec_is_unsure() {
             return (Isolation::Unsure, Isolation::Unsure);
         }
         if types.is_empty() && !unsure {

@@ -283,6 +283,20 @@ fn a_policy_of_which_it_cannot_be_known_whom_it_selects_isolates_its_namespace_a
 }
 
 #[test]
+fn a_policy_whose_spec_has_a_slip_in_its_name_isolates_both_directions() {
+    shop_warned(
+        "yaml
+         kind: NetworkPolicy
+         apiVersion: networking.k8s.io/v1
+         metadata: {name: p, namespace: shop}
+         specs: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{ports: [{port: 53}]}]}",
+        "shop/client -> shop/web TCP/80  egress denied by shop/p; ingress denied by shop/p
+         shop/web -> shop/client TCP/53  egress denied by shop/p; ingress denied by shop/p",
+        "NetworkPolicy shop/p: specs: unknown field: the policy isolates in both directions and allows nothing",
+    );
+}
+
+#[test]
 fn an_unknown_field_of_the_spec_or_an_unknown_policy_type_isolates_both_directions() {
     shop_warned(
         "netpol shop/p {podSelector: {matchLabels: {app: web}}, ingres: [{}]}",
