@@ -116,7 +116,7 @@ impl<'a> RuleSets<'a> {
         }
         let policies: Vec<&Policy> = isolating.iter().map(|number| list[*number]).collect();
         let keeps = policies.iter().all(|policy| policy.keep);
-        let ports = if direction == Direction::Ingress { pod.ports.clone() } else { Vec::new() };
+        let ports = if direction == Direction::Ingress { pod.ports.to_vec() } else { Vec::new() };
         let key = (pod.namespace.as_str(), direction, isolating, ports);
         if let Some(id) = self.known.get(&key) {
             return (*id, keeps);

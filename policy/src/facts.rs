@@ -24,12 +24,12 @@ pub(crate) struct PodFacts {
     pub name: String,
     pub uid: String,
     /// By which the kubelet knew a static pod before the API did.
-    pub static_uids: Vec<String>,
+    pub static_uids: Box<[String]>,
     /// Seconds since 1970; tells an address's new owner from its old one.
     pub created: i64,
     pub labels: Labels,
-    pub ips: Vec<IpAddr>,
-    pub ports: Vec<NamedPort>,
+    pub ips: Box<[IpAddr]>,
+    pub ports: Box<[NamedPort]>,
     /// Lives on its node's addresses: no endpoint, and no selector matches it.
     pub host_network: bool,
     /// `Succeeded` or `Failed`: its address may be another pod's by now.
@@ -201,8 +201,8 @@ impl PodFacts {
                 .collect(),
             created: metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             labels: metadata.labels.clone().unwrap_or_default().into(),
-            ips,
-            ports,
+            ips: ips.into(),
+            ports: ports.into(),
             host_network,
             finished: ["Succeeded", "Failed"].contains(&phase),
         };

@@ -210,7 +210,7 @@ impl Endpoints {
             return None;
         }
         let versions = isolating.iter().map(|(version, _)| *version).collect();
-        let ports = if direction == Direction::Ingress { pod.ports.clone() } else { Vec::new() };
+        let ports = if direction == Direction::Ingress { pod.ports.to_vec() } else { Vec::new() };
         let decisive = Decisive::Policies(direction, versions, ports);
         Some(self.enter(decisive, terms, |terms| {
             let policies: Vec<&Policy> = isolating.iter().map(|(_, policy)| &**policy).collect();
