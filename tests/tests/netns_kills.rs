@@ -136,7 +136,7 @@ fn killed_at_any_moment_the_datapath_answers_as_something_that_was_asked_for() {
     let kills = from_environment("WEIR_KILLS").unwrap_or(KILLS);
     let today = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = from_environment("WEIR_SEED").unwrap_or_else(today);
-    println!("{kills} kills from WEIR_SEED={seed} on");
+    eprintln!("{kills} kills from WEIR_SEED={seed} on");
     block_on(async {
         let mut dice = Dice(seed);
         let mut churn = Churn::begin().await;
@@ -176,7 +176,7 @@ fn killed_at_any_moment_the_datapath_answers_as_something_that_was_asked_for() {
             last = asked_for.pop().unwrap();
             churn.check(std::slice::from_ref(&last), &format!("{context}, next agent"));
         }
-        println!(
+        eprintln!(
             "{done} came after the change, {untouched} before it, {between} in between, {same} where it made no difference"
         );
         assert!(kills < 40 || untouched > 0 && done > 0, "the moments are no longer random");

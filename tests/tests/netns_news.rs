@@ -56,7 +56,11 @@ fn line_14_a_new_address_is_known_to_the_other_node_before_long() {
         }
         took.sort();
         let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
-        println!("address written to row on the other node: p50 {:?}, p99 {:?}, {pods} pods", at(50), at(99));
+        eprintln!(
+            "address written to row on the other node: p50 {:?}, p99 {:?}, {pods} pods",
+            at(50),
+            at(99)
+        );
         stage.down().await;
     });
 }
