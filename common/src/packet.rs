@@ -274,13 +274,16 @@ fn extensions<F: Frame>(frame: F, packet: &mut Packet) -> bool {
         }
         if next == 44 {
             let bits = u16::from_be_bytes([header[2], header[3]]);
-            packet.fragment_id = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+            let id = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
             if bits >> 3 != 0 {
                 packet.fragment = fragment::LATER;
+                packet.fragment_id = id;
                 return true;
             }
+            // A header that cuts nothing off (RFC 6946) has no say in whose first fragment this is.
             if bits & 1 != 0 {
                 packet.fragment = fragment::FIRST;
+                packet.fragment_id = id;
             }
         }
     }

@@ -114,8 +114,11 @@ fn copy_sockets(dataplane: &Dataplane, old: &Pins) -> Result<(), Error> {
 
 const BPF_NOEXIST: u64 = 1;
 
-/// A pinned table with rows of this size; `None` if there is none.
+/// A pinned table with rows like ours; `None` if there is none.
 fn table<K: aya::Pod, V: aya::Pod>(pins: &Pins, name: &str) -> Option<HashMap<MapData, K, V>> {
+    if !pins.layout().is_some_and(|layout| names::LAYOUTS_ALIKE.contains(&layout)) {
+        return None;
+    }
     let open = |path: &Path| MapData::from_pin(path).ok();
     let data = open(&pins.map(name))?;
     let is_lru = matches!(data.info().ok()?.map_type(), Ok(aya::maps::MapType::LruHash));

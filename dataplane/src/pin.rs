@@ -47,6 +47,11 @@ impl Pins {
         fs::remove_dir_all(&self.root).map_err(|source| Error::Folder { path: self.root, source })
     }
 
+    /// The number of the layout; `None` if it is none.
+    pub(crate) fn layout(&self) -> Option<u32> {
+        self.root.file_name()?.to_str()?.strip_prefix("layout-")?.parse().ok()
+    }
+
     pub(crate) fn maps(&self) -> PathBuf {
         self.root.join("maps")
     }

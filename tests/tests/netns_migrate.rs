@@ -12,6 +12,7 @@ use tests::traffic::{Echo, IMPATIENCE, Outcome, tcp};
 
 const SERVER: &str = "shop/server";
 const ECHO: u16 = 7000;
+const OLD: u32 = LAYOUT_VERSION - 1;
 /// A connection that begins in the moment of the switch may have to repeat a packet.
 const STALL: Duration = Duration::from_millis(400);
 
@@ -45,11 +46,11 @@ fn traffic_does_not_notice_that_an_agent_of_another_layout_takes_over() {
         for node in NODES {
             stage.sandbox.kill_agent(node).await.unwrap();
             let pins = stage.sandbox.pins(node).unwrap().to_owned();
-            let [ours, other] = [LAYOUT_VERSION, 999].map(|number| pins.join(format!("layout-{number}")));
-            // As if they were of an agent that numbers its layout otherwise: the same links, the same live tables.
+            let [ours, other] = [LAYOUT_VERSION, OLD].map(|number| pins.join(format!("layout-{number}")));
+            // As if they were of an agent of the layout before: the same links, the same live tables.
             fs::rename(&ours, &other).unwrap();
             let refused = format!("{:#}", stage.sandbox.start_agent(node).await.unwrap_err());
-            assert!(refused.contains("layout 999") && refused.contains("--migrate"), "{refused}");
+            assert!(refused.contains(&format!("layout {OLD}")) && refused.contains("--migrate"), "{refused}");
             assert!(!ours.exists(), "nothing is made beside them");
             stage.sandbox.kill_agent(node).await.ok();
             tokio::time::sleep(Duration::from_millis(300)).await;
