@@ -31,7 +31,7 @@ fn agree(description: &Description, flows: &[Flow]) -> Result<(), TestCaseError>
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(150))]
 
     #[test]
     fn compiled_tables_agree_with_the_oracle(description in description(), flows in flows(200)) {

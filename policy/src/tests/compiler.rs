@@ -148,7 +148,7 @@ fn happen(description: &mut Description, event: &Event) -> (Cluster, Cluster) {
 }
 
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(config(100))]
 
     #[test]
     fn after_any_events_all_is_as_if_compiled_from_nothing(

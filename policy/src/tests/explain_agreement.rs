@@ -45,7 +45,7 @@ fn all_here(description: &Description) -> World {
 }
 
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(config(80))]
 
     #[test]
     fn explanations_agree_with_the_oracle_on_every_pod(description in description(), flows in flows(100)) {

@@ -420,7 +420,7 @@ fn a_policy_that_does_not_say_for_whom_it_is() {
 }
 
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(config(80))]
 
     /// Whatever stands in it, a policy can be looked at; and one that is said to be for nobody isolates nobody.
     #[test]

@@ -76,7 +76,7 @@ pub(super) fn no_third_answer_of(
 }
 
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(config(100))]
 
     #[test]
     fn every_prefix_of_one_events_plan_answers_as_before_or_as_after(
