@@ -58,14 +58,24 @@ impl CtKey {
 }
 
 impl CtKey {
-    /// Which row of a small table is this connection's, in its low bits.
+    /// Which row of a small table is this connection's, in its low 16 bits.
     #[inline(always)]
     pub fn hash(&self) -> u32 {
-        // The ports are what differs between the connections of two ends, and the last words of the addresses.
-        let ports = u32::from(self.low_port.to_host()) << 16 | u32::from(self.high_port.to_host());
-        let mixed = (ports ^ self.low.0[3].rotate_left(7) ^ self.high.0[3]).wrapping_mul(0x9e37_79b1);
-        // Fibonacci hashing: the top bits are the well-mixed ones.
-        mixed >> 16
+        Addr::mix(&self.low, &self.high, self.ports()) >> 16
+    }
+
+    /// 0 if the two are one; as [`Addr::difference`].
+    #[inline(always)]
+    pub fn difference(&self, other: &Self) -> u32 {
+        self.low.difference(&other.low)
+            | self.high.difference(&other.high)
+            | (self.ports() ^ other.ports())
+            | u32::from(self.protocol ^ other.protocol)
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> u32 {
+        u32::from(self.low_port.to_host()) << 16 | u32::from(self.high_port.to_host())
     }
 }
 
@@ -141,10 +151,7 @@ impl ClosedRow {
     #[inline(always)]
     pub fn check(key: &CtKey, entry: &CtEntry) -> u64 {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-        let ports = pair(
-            u32::from(key.low_port.to_host()) << 16 | u32::from(key.high_port.to_host()),
-            u32::from(key.protocol),
-        );
+        let ports = pair(key.ports(), u32::from(key.protocol));
         let words = [
             pair(key.low.0[0], key.low.0[1]),
             pair(key.low.0[2], key.low.0[3]),

@@ -77,6 +77,13 @@ impl Addr {
             | (self.0[3] ^ other.0[3])
     }
 
+    /// A cheap hash of two ends, of which the top bits are the well-mixed ones (Fibonacci hashing). The order of the ends
+    /// counts. Of addresses, the last words mostly differ.
+    #[inline(always)]
+    pub const fn mix(one: &Self, other: &Self, ports: u32) -> u32 {
+        (ports ^ one.0[3].rotate_left(7) ^ other.0[3]).wrapping_mul(0x9e37_79b1)
+    }
+
     pub const fn from_octets(octets: [u8; 16]) -> Self {
         let mut words = [0; 4];
         let mut i = 0;

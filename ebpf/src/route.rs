@@ -9,6 +9,7 @@ use common::net::Addr;
 
 use crate::maps::ROUTES;
 use crate::packet::Packet;
+use crate::shortcut;
 use crate::sighting::Sighting;
 
 const AF_INET: u8 = 2;
@@ -26,9 +27,6 @@ pub(crate) struct Hop {
 
 /// A power of two: pairs of addresses that speak at the same time.
 pub(crate) const SLOTS: u32 = 64;
-/// As long as a [`crate::shortcut`] lives.
-const LIFETIME_NS: u64 = 200_000_000;
-
 /// What the kernel's routes said lately, of this CPU's own: a new connection mostly goes where an earlier one went.
 pub(crate) struct Route {
     source: Addr,
@@ -64,15 +62,14 @@ pub(crate) fn find(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
     route.destination = packet.destination;
     route.ifindex = sighting.ifindex;
     route.longest = sighting.frame;
-    route.until_ns = sighting.now_ns + LIFETIME_NS;
+    route.until_ns = sighting.now_ns + shortcut::LIFETIME_NS;
     route.hop = sighting.hop;
     true
 }
 
 #[inline(always)]
 fn slot(packet: &Packet) -> u32 {
-    let mixed = (packet.source.0[3].rotate_left(7) ^ packet.destination.0[3]).wrapping_mul(0x9e37_79b1);
-    mixed >> 24 & (SLOTS - 1)
+    Addr::mix(&packet.source, &packet.destination, 0) >> 24 & (SLOTS - 1)
 }
 
 /// Asks the kernel's routes.

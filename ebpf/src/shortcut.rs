@@ -19,7 +19,7 @@ use crate::verdict::Verdict;
 
 /// A power of two: enough for the connections that send at the same time.
 pub(crate) const SLOTS: u32 = 256;
-const LIFETIME_NS: u64 = 200_000_000;
+pub(crate) const LIFETIME_NS: u64 = 200_000_000;
 
 pub(crate) struct Shortcut {
     source: Addr,
@@ -121,7 +121,6 @@ fn slot_of(packet: &Packet) -> u32 {
 
 #[inline(always)]
 fn slot(source: &Addr, destination: &Addr, ports: u32) -> u32 {
-    // Fibonacci hashing: the top bits are the well-mixed ones. The order of the ends counts, so each direction has a slot.
-    let mixed = (ports ^ source.0[3].rotate_left(7) ^ destination.0[3]).wrapping_mul(0x9e37_79b1);
-    mixed >> 24 & (SLOTS - 1)
+    // The order of the ends counts, so each direction has a slot.
+    Addr::mix(source, destination, ports) >> 24 & (SLOTS - 1)
 }
