@@ -1,7 +1,7 @@
 //! Lets aya read and write the ABI types in maps.
 
 use crate::config::Config;
-use crate::conntrack::{CtEntry, CtKey};
+use crate::conntrack::{ClosedRow, CtEntry, CtKey};
 use crate::endpoint::EndpointRow;
 use crate::flow::FlowEvent;
 use crate::fragment::{FragmentKey, FragmentRow};
@@ -20,6 +20,6 @@ macro_rules! pod {
 }
 
 pod! {
-    Addr, BackendKey, BackendRow, BackendSetId, Be16, Cell, ClassId, Config, CtEntry, CtKey, EndpointRow, FlowEvent,
+    Addr, BackendKey, BackendRow, BackendSetId, Be16, Cell, ClassId, ClosedRow, Config, CtEntry, CtKey, EndpointRow, FlowEvent,
     FragmentKey, FragmentRow, RuleId, RuleKey, RuleRow, RuleSetId, ServiceKey, ServiceRow, SocketKey,
 }

@@ -107,11 +107,13 @@ fn close(sighting: &Sighting) {
 fn find_closed(key: &CtKey, room: &mut CtEntry) -> bool {
     let Some(row) = CT_CLOSED.get_ptr(key.hash() & (CT_CLOSED_CAPACITY - 1)) else { return false };
     // SAFETY: as in `close`.
-    let check = unsafe {
+    let (difference, check) = unsafe {
         *room = (*row).entry;
-        (*row).check
+        ((*row).key.difference(key), (*row).check)
     };
-    check == ClosedRow::check(key, room)
+    // The check word tells halves of two rows from one. It is no proof of whose row it is: somebody may have looked for
+    // ports with which it fits.
+    difference == 0 && check == ClosedRow::check(key, room)
 }
 
 /// The first reply to a connection out of a flood: it is none of it.

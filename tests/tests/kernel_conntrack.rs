@@ -1,8 +1,13 @@
 //! Connections in the kernel: what opens, keeps, closes and ends them.
 
+use std::net::IpAddr;
+
+use aya::maps::{Array, Map, MapData};
+use common::conntrack::{ClosedRow, CtKey};
 use common::endpoint::EndpointRow;
 use common::id::{ClassId, RuleId, RuleSetId};
 use common::maps;
+use common::net::Addr;
 use common::net::protocol::{SCTP, TCP, UDP};
 use common::verdict::Direction::{Egress, Ingress};
 use common::verdict::DropReason::{PolicyDenied, Spoofed};
@@ -124,6 +129,36 @@ fn fins_of_both_ends_close_a_connection_and_its_stragglers_still_pass() {
         assert_eq!(node.from_pod(B, &flow.back().fin()), redirected(Established));
         assert_eq!(node.from_pod(B, &flow.back().syn()), dropped(PolicyDenied));
     }
+}
+
+/// A small table: whoever hashes alike finds the row, and may have seen to it that the check word fits.
+#[test]
+fn the_trace_of_a_closed_connection_is_nobody_elses() {
+    let mut node = web_and_client();
+    let flow = tcp(A.v4.into(), B.v4.into(), 80);
+    connect(&mut node, flow);
+    assert_eq!(node.from_pod(B, &flow.back().rst()), redirected(Established));
+    let map = Map::Array(MapData::from_pin(node.map_pin(maps::CT_CLOSED)).unwrap());
+    let mut closed = Array::<_, ClosedRow>::try_from(map).unwrap();
+    let rows: Vec<ClosedRow> = closed.iter().map(Result::unwrap).collect();
+    let row = rows.into_iter().find(|row| row.check != 0).unwrap();
+    let mut other = CtKey::EMPTY;
+    other.fill(
+        &Addr::from(IpAddr::from(A.v4)),
+        &Addr::from(IpAddr::from(B.v4)),
+        40000.into(),
+        81.into(),
+        TCP,
+    );
+    let slot = other.hash() & (maps::CT_CLOSED_CAPACITY - 1);
+    closed.set(slot, ClosedRow { check: ClosedRow::check(&other, &row.entry), ..row }, 0).unwrap();
+    let denied = tcp(A.v4.into(), B.v4.into(), 81);
+    assert_eq!(node.from_pod(A, &denied.data()), dropped(PolicyDenied));
+    // The very connection still finds its own.
+    closed
+        .set(slot, ClosedRow { key: other, entry: row.entry, check: ClosedRow::check(&other, &row.entry) }, 0)
+        .unwrap();
+    assert_eq!(node.from_pod(A, &denied.data()), redirected(Established));
 }
 
 #[test]
