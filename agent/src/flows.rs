@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use api::{Flow, FlowEnd, FlowQuery, PolicyRef, VerdictKind};
+use api::{Flow, FlowEnd, FlowQuery, PolicyRef, VerdictKind, protocol_name};
 use common::flow::FlowEvent;
 use common::id::{RuleId, RuleSetId};
 use common::net::protocol;
@@ -222,17 +222,6 @@ fn reason(number: u8) -> (VerdictKind, String) {
         // Of a newer datapath than this agent: the numbers say which half it is in.
         (None, None) if number < PassReason::Rule as u8 => (VerdictKind::Denied, number.to_string()),
         (None, None) => (VerdictKind::Allowed, number.to_string()),
-    }
-}
-
-fn protocol_name(number: u8) -> String {
-    match number {
-        protocol::TCP => "TCP".to_owned(),
-        protocol::UDP => "UDP".to_owned(),
-        protocol::SCTP => "SCTP".to_owned(),
-        protocol::ICMP => "ICMP".to_owned(),
-        protocol::ICMPV6 => "ICMPv6".to_owned(),
-        other => other.to_string(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use common::net::protocol;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,11 @@ pub struct PolicyRef {
     /// Which rule of the policy allowed, as a path: `spec.ingress[0]`. Absent for a default deny.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+}
+
+/// A protocol as [`Flow::protocol`] has it.
+pub fn protocol_name(number: u8) -> String {
+    protocol::name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
 
 /// One new connection or one drop, as one node saw it.

@@ -134,6 +134,18 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
 
+    /// As Kubernetes and people spell it.
+    pub const fn name(protocol: u8) -> Option<&'static str> {
+        match protocol {
+            TCP => Some("TCP"),
+            UDP => Some("UDP"),
+            SCTP => Some("SCTP"),
+            ICMP => Some("ICMP"),
+            ICMPV6 => Some("ICMPv6"),
+            _ => None,
+        }
+    }
+
     /// Whether NetworkPolicy can name ports of this protocol.
     #[inline(always)]
     pub const fn has_ports(protocol: u8) -> bool {

@@ -2,6 +2,7 @@
 
 use common::flow::FlowEvent;
 use common::id::{RuleId, RuleSetId};
+use common::net::protocol;
 use common::verdict::{Direction, DropReason, PassReason};
 use dataplane::Action;
 use policy::oracle::Opinions;
@@ -10,13 +11,8 @@ use policy::{Answer, Flow, Judgement, Names, RuleName};
 /// `10.0.0.1 -> 10.0.0.2, TCP port 80`.
 pub fn flow(flow: &Flow) -> String {
     let Flow { source, destination, destination_port, protocol } = flow;
-    let name = match protocol {
-        1 => "ICMP",
-        6 => "TCP",
-        17 => "UDP",
-        58 => "ICMPv6",
-        132 => "SCTP",
-        _ => return format!("{source} -> {destination}, protocol {protocol}"),
+    let Some(name) = protocol::name(*protocol) else {
+        return format!("{source} -> {destination}, protocol {protocol}");
     };
     format!("{source} -> {destination}, {name} port {destination_port}")
 }

@@ -1,10 +1,10 @@
 //! A question as people put it: ends by name, ports by name, and every pair of addresses that is meant.
 
-use api::{ExplainQuery, Explanation};
+use api::{ExplainQuery, Explanation, protocol_name};
 use common::net::protocol;
 
 use super::ends::{Destination, Ends};
-use super::{explain, protocol_name};
+use super::explain;
 use crate::facts::PodFacts;
 use crate::lookup::Flow;
 use crate::model::protocol_number;

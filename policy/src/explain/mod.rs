@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use api::{End, Explanation, PolicyPlace, Reason, RulePlace, Side, VerdictKind};
+use api::{End, Explanation, PolicyPlace, Reason, RulePlace, Side, VerdictKind, protocol_name};
 use common::net::protocol;
 use common::verdict::Direction;
 
@@ -204,16 +204,4 @@ fn notes(world: &World, flow: &Flow) -> Vec<String> {
         notes.push(format!("{} is a virtual address, from which no connection comes", flow.source));
     }
     notes
-}
-
-/// As Kubernetes spells it, else the number.
-pub(crate) fn protocol_name(number: u8) -> String {
-    match number {
-        protocol::TCP => "TCP".to_owned(),
-        protocol::UDP => "UDP".to_owned(),
-        protocol::SCTP => "SCTP".to_owned(),
-        protocol::ICMP => "ICMP".to_owned(),
-        protocol::ICMPV6 => "ICMPv6".to_owned(),
-        other => other.to_string(),
-    }
 }

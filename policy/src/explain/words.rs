@@ -1,10 +1,11 @@
 //! A near miss as a sentence: what the rule allows, and what is otherwise here.
 
+use api::protocol_name;
 use common::verdict::Direction;
 
 use super::gap::{Gap, Mismatch};
 use super::nearest::Candidate;
-use super::{Question, protocol_name, title};
+use super::{Question, title};
 use crate::facts::PodFacts;
 use crate::model::{Block, Namespaces, Peer, Port, Ports};
 use crate::selector::{Requirement, Selector, Test};

@@ -1,12 +1,12 @@
 //! Ports that nobody serves.
 
+use api::protocol_name;
 use k8s_openapi::api::networking::v1::{NetworkPolicyPort, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Look;
 use super::hints::shown;
 use super::peers::only_pods;
-use crate::explain::protocol_name;
 use crate::facts::PodFacts;
 use crate::model::protocol_number;
 
