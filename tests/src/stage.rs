@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use api::{Flow, FlowLine, VerdictKind};
 use netlink::Netns;
+use policy::{Attachment, PodRef, World, manifest};
 use sandbox::plan::{Cast, Options};
 use sandbox::report::Report;
 use sandbox::{Binaries, Sandbox, assemble, client};
@@ -86,6 +87,48 @@ impl Stage {
 
     pub async fn down(self) {
         self.sandbox.down().await.expect("take the sandbox down");
+    }
+
+    /// The sandbox's own folder.
+    pub fn folder(&self) -> PathBuf {
+        PathBuf::from(format!("/run/weir/sandbox/{}", self.sandbox.id()))
+    }
+
+    /// The folder of objects that the agents watch.
+    pub fn objects(&self) -> PathBuf {
+        self.folder().join("objects")
+    }
+
+    /// Puts a file there in one step, so that no agent reads half of it.
+    pub fn put_object_file(&self, name: &str, text: &str) {
+        let draft = self.folder().join(format!("{name}.draft"));
+        std::fs::write(&draft, text).expect("write a draft");
+        std::fs::rename(&draft, self.objects().join(name)).expect("put it in place");
+    }
+
+    /// The world as the specification sees it: the objects that the agents read, and `more`, with every pod attached. It does
+    /// not care which node a pod is on.
+    pub fn world(&self, more: &str) -> World {
+        let mut world = World::new(NODES[0]);
+        let sandboxed = std::fs::read_to_string(self.objects().join("objects.json")).expect("the objects");
+        for text in [&sandboxed, more] {
+            for document in manifest::documents("objects", text).expect("valid manifests") {
+                if let Some((object, warnings)) = manifest::object(&document).expect("a valid object") {
+                    world.apply(object, &warnings);
+                }
+            }
+        }
+        for (key, ips) in self.sandbox.ips() {
+            let (namespace, name) = key.split_once('/').expect("namespace/name");
+            world.attach(Attachment {
+                container_id: key.clone(),
+                ifname: "eth0".to_owned(),
+                pod: Some(PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: None }),
+                ifindex: 1,
+                ips,
+            });
+        }
+        world
     }
 
     /// The address of a pod (`shop/web`), a node (`node/node-0`) or `outside`.

@@ -21,8 +21,7 @@ fn full() -> (Node, Vec<Flow>) {
 
 /// As if hours had passed.
 fn let_expire(node: &Node) {
-    let pin = node.link_pin("from_pod", A).parent().unwrap().with_file_name("maps").join(maps::CT);
-    let map = Map::HashMap(MapData::from_pin(pin).unwrap());
+    let map = Map::HashMap(MapData::from_pin(node.map_pin(maps::CT)).unwrap());
     let mut connections = HashMap::<_, CtKey, CtEntry>::try_from(map).unwrap();
     let rows: Vec<_> = connections.iter().collect::<Result<_, _>>().unwrap();
     assert!(!rows.is_empty());

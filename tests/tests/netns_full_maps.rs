@@ -3,7 +3,6 @@
 //! beside this one (`cargo xtask test netns` builds them).
 
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use api::Status;
@@ -75,15 +74,11 @@ async fn with_a_full(map: &'static str) -> Stage {
 /// New pins, with one map of another size, for a new agent to find.
 async fn make_maps_again(stage: &Stage, map: &'static str, capacity: u32) {
     stage.sandbox.kill_agent(NODES[0]).await.unwrap();
-    let pins = folder(stage).join("node-0/bpf");
+    let pins = stage.sandbox.pins(NODES[0]).unwrap().to_owned();
     std::fs::remove_dir_all(pins.join(format!("layout-{}", maps::LAYOUT_VERSION))).unwrap();
     let capacities = Capacities(vec![(map, capacity)]);
     drop(Dataplane::open(&Options { pins, capacities, ..Options::default() }).unwrap());
     stage.sandbox.start_agent(NODES[0]).await.unwrap();
-}
-
-fn folder(stage: &Stage) -> PathBuf {
-    PathBuf::from(format!("/run/weir/sandbox/{}", stage.sandbox.id()))
 }
 
 async fn status(stage: &Stage) -> Status {
@@ -130,8 +125,8 @@ fn objects_for_which_a_map_has_no_room_change_nothing_until_they_fit() {
             let good = status(&stage).await;
             assert_eq!(good.last_error, None);
 
-            let more = folder(&stage).join("objects/more.yaml");
-            std::fs::write(&more, excess(map)).unwrap();
+            let more = stage.objects().join("more.yaml");
+            stage.put_object_file("more.yaml", &excess(map));
             let full = good.maps.iter().find(|fill| fill.name == map).unwrap().capacity;
             let refused = status_when(&stage, map, |status| complains_of(status, map, full)).await;
             assert_eq!((refused.generation, refused.epoch), (good.generation, good.epoch), "{map}");

@@ -2,12 +2,10 @@
 //! of the policies that were asked for, and the next agent brings them to the last of these. Needs root (`cargo xtask test
 //! netns` builds the binaries). `WEIR_KILLS` and `WEIR_SEED` say how often, and where to begin.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::net::protocol::{SCTP, TCP, UDP};
-use policy::{Attachment, Flow, PodRef, Tables, World, manifest, oracle};
+use policy::{Flow, Tables, oracle};
 use tests::dice::Dice;
 use tests::node::FAMILIES;
 use tests::pins;
@@ -38,7 +36,6 @@ fn from_environment(name: &str) -> Option<u64> {
 struct Churn {
     stage: Stage,
     flows: Vec<Flow>,
-    revision: u64,
 }
 
 /// May it pass: egress and ingress, where the end is an endpoint of the node.
@@ -58,43 +55,12 @@ impl Churn {
                 }
             }
         }
-        Self { stage, flows, revision: 0 }
-    }
-
-    fn objects(&self) -> PathBuf {
-        PathBuf::from(format!("/run/weir/sandbox/{}/objects", self.stage.sandbox.id()))
-    }
-
-    /// Asks for other policies, by a file in the folder that the agents watch.
-    fn ask_for(&mut self, policies: &str) {
-        // In one step, so that no agent reads half of it.
-        let draft = self.objects().with_file_name(format!("churn-{}", self.revision));
-        self.revision += 1;
-        fs::write(&draft, policies).unwrap();
-        fs::rename(&draft, self.objects().join("churn.yaml")).unwrap();
+        Self { stage, flows }
     }
 
     /// What the specification says of each flow under these policies.
     fn specified(&self, policies: &str) -> Answers {
-        let mut world = World::new(NODE);
-        let town = fs::read_to_string(self.objects().join("objects.json")).unwrap();
-        for (name, text) in [("objects.json", town.as_str()), ("churn.yaml", policies)] {
-            for document in manifest::documents(name, text).unwrap() {
-                if let Some((object, warnings)) = manifest::object(&document).unwrap() {
-                    world.apply(object, &warnings);
-                }
-            }
-        }
-        for pod in PODS {
-            let (namespace, name) = pod.split_once('/').unwrap();
-            world.attach(Attachment {
-                container_id: name.into(),
-                ifname: "eth0".into(),
-                pod: Some(PodRef { namespace: namespace.into(), name: name.into(), uid: None }),
-                ifindex: 1,
-                ips: FAMILIES.map(|family| self.stage.ip(pod, family)).to_vec(),
-            });
-        }
+        let world = self.stage.world(policies);
         let judge = |flow: &Flow| {
             let opinions = oracle::judge(&world, flow);
             [opinions.egress, opinions.ingress].map(|opinion| opinion.unwrap().allowed)
@@ -139,7 +105,7 @@ fn killed_at_any_moment_the_datapath_answers_as_something_that_was_asked_for() {
     eprintln!("{kills} kills from WEIR_SEED={seed} on");
     block_on(async {
         let mut dice = Dice(seed);
-        let mut churn = Churn::begin().await;
+        let churn = Churn::begin().await;
         let mut last = churn.specified("");
         // Kills that hit before, amid and after what they were to hit.
         let (mut untouched, mut between, mut done, mut same) = (0, 0, 0, 0);
@@ -150,7 +116,7 @@ fn killed_at_any_moment_the_datapath_answers_as_something_that_was_asked_for() {
                 let some: Vec<String> = (0..1 + dice.below(4))
                     .map(|number| format!("---\n{}\n", policy(&mut dice, number)))
                     .collect();
-                churn.ask_for(&some.concat());
+                churn.stage.put_object_file("churn.yaml", &some.concat());
                 policies.push(some.concat());
                 // An agent reads, plans and writes within some milliseconds.
                 let longest = dice.pick(&[3_000, 10_000, 20_000, 60_000]);

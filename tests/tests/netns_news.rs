@@ -2,9 +2,7 @@
 //! (`status.podIP`) to the row in the other node's map. Needs root and the binaries beside this one (`cargo xtask test
 //! netns` builds them). `WEIR_NEWS` says of how many pods (40 unless told); the percentiles are printed.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
@@ -34,7 +32,6 @@ fn line_14_a_new_address_is_known_to_the_other_node_before_long() {
         let folder = stage.sandbox.pins(NODES[1]).unwrap().join(format!("layout-{LAYOUT_VERSION}/maps"));
         let map = Map::HashMap(MapData::from_pin(folder.join(maps::PEERS)).unwrap());
         let peers = HashMap::<_, Addr, ClassId>::try_from(map).unwrap();
-        let objects = PathBuf::from(format!("/run/weir/sandbox/{}/objects", stage.sandbox.id()));
         let mut took = Vec::new();
         for number in 0..pods {
             let ip =
@@ -44,10 +41,8 @@ fn line_14_a_new_address_is_known_to_the_other_node_before_long() {
                 "{}status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}]}}\n",
                 pod(&format!("shop/{name}"), 0, "app: friend", "")
             );
-            let draft = objects.with_file_name(&name);
-            fs::write(&draft, text).unwrap();
             let written = Instant::now();
-            fs::rename(&draft, objects.join(format!("{name}.yaml"))).unwrap();
+            stage.put_object_file(&format!("{name}.yaml"), &text);
             while peers.get(&ip.into(), 0).is_err() {
                 assert!(written.elapsed() < TOO_LONG, "{ip} is not in the map of {}", NODES[1]);
                 tokio::time::sleep(Duration::from_micros(100)).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::{Status, VerdictKind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use policy::{Attachment, Flow, PodRef, World, manifest, oracle};
+use policy::{Flow, oracle};
 use sandbox::report::{Probe, Report};
 use tests::load::{Load, busy, check_untroubled};
 use tests::node::{FAMILIES, Family};
@@ -230,25 +230,7 @@ type Opinion = [bool; 2];
 
 /// What the specification says of every probe between pods, by the objects that the agents read.
 fn expected(stage: &Stage, report: &Report) -> Vec<Opinion> {
-    let path = format!("/run/weir/sandbox/{}/objects/objects.json", stage.sandbox.id());
-    let text = std::fs::read_to_string(path).unwrap();
-    // The specification does not care which node a pod is on.
-    let mut world = World::new(NODES[0]);
-    for document in manifest::documents("objects", &text).unwrap() {
-        if let Some((object, warnings)) = manifest::object(&document).unwrap() {
-            world.apply(object, &warnings);
-        }
-    }
-    for pod in &report.pods {
-        let reference = PodRef { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: None };
-        world.attach(Attachment {
-            container_id: pod.name.clone(),
-            ifname: "eth0".into(),
-            pod: Some(reference),
-            ifindex: 1,
-            ips: pod.ips.clone(),
-        });
-    }
+    let world = stage.world("");
     let opinion = |probe: &Probe| {
         let family = if probe.ip.is_ipv4() { Family::V4 } else { Family::V6 };
         let opinions = oracle::judge(
