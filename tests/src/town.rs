@@ -31,6 +31,17 @@ pub fn host_pod(key: &str, node: u8, labels: &str, ports: &str) -> String {
     pod(key, node, labels, ports).replace("spec: {", "spec: {hostNetwork: true, ")
 }
 
+/// `shop/web` on port 80, and `shop/near` beside it and `shop/far` on the other node, who want something of it.
+pub fn web_near_and_far() -> String {
+    [
+        namespace("shop", ""),
+        pod("shop/web", 0, "app: web", "80"),
+        pod("shop/near", 0, "app: near", "80"),
+        pod("shop/far", 1, "app: far", "80"),
+    ]
+    .concat()
+}
+
 /// Policy `namespace/name` for the pods with `labels`; `rest` as in YAML: `ingress: []`.
 pub fn policy(key: &str, labels: &str, rest: &str) -> String {
     let (namespace, name) = key.split_once('/').expect("namespace/name");

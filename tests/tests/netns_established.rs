@@ -8,20 +8,10 @@ use std::time::Duration;
 use netlink::Netns;
 use tests::node::FAMILIES;
 use tests::stage::{Stage, block_on};
-use tests::town::{keeping_policy, namespace, pod, policy};
+use tests::town::{keeping_policy, policy, web_near_and_far};
 use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, ask, connect, tcp, udp_socket};
 
 const PORT: u16 = 7000;
-
-fn town() -> String {
-    [
-        namespace("shop", ""),
-        pod("shop/web", 0, "app: web", "80"),
-        pod("shop/near", 0, "app: near", "80"),
-        pod("shop/far", 1, "app: far", "80"),
-    ]
-    .concat()
-}
 
 /// A conversation of each protocol.
 struct Talk {
@@ -73,16 +63,16 @@ fn talks_to_web(stage: &Stage) -> Vec<Talk> {
 #[test]
 fn line_9_what_a_new_policy_does_not_allow_is_cut_at_its_next_packet_or_kept_as_annotated() {
     block_on(async {
-        let mut stage = Stage::up(&town()).await;
+        let mut stage = Stage::up(&web_near_and_far()).await;
         let _echo = Echo::start(&stage.netns("shop/web"), PORT);
         for deny in [
             policy("shop/web", "app: web", "ingress: []"),
             policy("shop/web", "app: web", "ingress: [{ports: [{port: 80}]}]"),
         ] {
             let mut talks = talks_to_web(&stage);
-            stage.apply(&(town() + &deny)).await;
+            stage.apply(&(web_near_and_far() + &deny)).await;
             talks.iter_mut().for_each(Talk::is_cut);
-            stage.apply(&town()).await;
+            stage.apply(&web_near_and_far()).await;
             // TCP sends again by itself; what was cut flows again.
             drop(talks);
         }
@@ -91,16 +81,16 @@ fn line_9_what_a_new_policy_does_not_allow_is_cut_at_its_next_packet_or_kept_as_
         let egress = "policyTypes: [Egress], egress: []";
         stage
             .apply(
-                &(town()
+                &(web_near_and_far()
                     + &policy("shop/near", "app: near", egress)
                     + &policy("shop/far", "app: far", egress)),
             )
             .await;
         talks.iter_mut().for_each(Talk::is_cut);
-        stage.apply(&town()).await;
+        stage.apply(&web_near_and_far()).await;
 
         let mut talks = talks_to_web(&stage);
-        stage.apply(&(town() + &keeping_policy("shop/web", "app: web", "ingress: []"))).await;
+        stage.apply(&(web_near_and_far() + &keeping_policy("shop/web", "app: web", "ingress: []"))).await;
         talks.iter_mut().for_each(Talk::goes_on);
         for from in ["shop/near", "shop/far"] {
             for to in stage.addresses("shop/web", PORT) {
@@ -118,7 +108,7 @@ fn line_9_what_a_new_policy_does_not_allow_is_cut_at_its_next_packet_or_kept_as_
 #[test]
 fn line_9_replies_keep_flowing_to_who_began_before_there_was_a_policy() {
     block_on(async {
-        let mut stage = Stage::up(&town()).await;
+        let mut stage = Stage::up(&web_near_and_far()).await;
         let _echoes = ["shop/near", "shop/far"].map(|pod| Echo::start(&stage.netns(pod), PORT));
         let _web = Echo::start(&stage.netns("shop/web"), PORT);
         let web = stage.netns("shop/web");
@@ -128,7 +118,7 @@ fn line_9_replies_keep_flowing_to_who_began_before_there_was_a_policy() {
             .map(|to| Talk::begin(&web, to))
             .collect();
         // Nobody may come in any more; what comes back to it is no coming in.
-        stage.apply(&(town() + &policy("shop/web", "app: web", "ingress: []"))).await;
+        stage.apply(&(web_near_and_far() + &policy("shop/web", "app: web", "ingress: []"))).await;
         talks.iter_mut().for_each(Talk::goes_on);
         for family in FAMILIES {
             let to = stage.address("shop/web", family, PORT);
@@ -137,7 +127,7 @@ fn line_9_replies_keep_flowing_to_who_began_before_there_was_a_policy() {
         // Nor may the others begin anything; their answers are none of that.
         let egress = "policyTypes: [Egress], egress: []";
         let both = policy("shop/near", "app: near", egress) + &policy("shop/far", "app: far", egress);
-        stage.apply(&(town() + &both)).await;
+        stage.apply(&(web_near_and_far() + &both)).await;
         talks.iter_mut().for_each(Talk::goes_on);
         stage.down().await;
     });

@@ -11,18 +11,8 @@ use tests::frame;
 use tests::node::{FAMILIES, Family};
 use tests::raw::{ping, send};
 use tests::stage::{NODES, Stage, block_on};
-use tests::town::{namespace, pod, policy};
+use tests::town::{policy, web_near_and_far};
 use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, connect, udp, udp_of};
-
-fn town() -> String {
-    [
-        namespace("shop", ""),
-        pod("shop/web", 0, "app: web", "80"),
-        pod("shop/near", 0, "app: near", "80"),
-        pod("shop/far", 1, "app: far", "80"),
-    ]
-    .concat()
-}
 
 async fn counter(stage: &Stage, name: &str) -> u64 {
     let mut sum = 0;
@@ -37,7 +27,7 @@ async fn counter(stage: &Stage, name: &str) -> u64 {
 #[test]
 fn line_15_a_source_that_is_not_the_pods_is_dropped_at_its_own_veth() {
     block_on(async {
-        let stage = Stage::up(&town()).await;
+        let stage = Stage::up(&web_near_and_far()).await;
         let web = stage.netns("shop/web");
         let open = |family| {
             let any = SocketAddr::new(stage.ip("shop/web", family), 53);
@@ -74,7 +64,7 @@ fn line_15_a_source_that_is_not_the_pods_is_dropped_at_its_own_veth() {
 #[test]
 fn line_10_pings_follow_rules_for_all_ports() {
     block_on(async {
-        let mut stage = Stage::up(&town()).await;
+        let mut stage = Stage::up(&web_near_and_far()).await;
         for (rules, near, far) in [
             (None, Outcome::Answered, Outcome::Answered),
             (Some("ingress: [{ports: [{port: 80}]}]"), Outcome::Silence, Outcome::Silence),
@@ -90,7 +80,7 @@ fn line_10_pings_follow_rules_for_all_ports() {
             ),
         ] {
             let rules = rules.map(|rules| policy("shop/web", "app: web", rules)).unwrap_or_default();
-            stage.apply(&(town() + &rules)).await;
+            stage.apply(&(web_near_and_far() + &rules)).await;
             for family in FAMILIES {
                 let to = stage.ip("shop/web", family);
                 for (from, expected) in [("shop/near", &near), ("shop/far", &far)] {
@@ -173,7 +163,7 @@ fn line_10_errors_about_an_allowed_flow_pass_so_that_it_finds_its_path_mtu() {
         const LENGTH: usize = 300_000;
         let closed = "policyTypes: [Ingress, Egress], ingress: [], egress: [{to: [\
              {ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: '2001:db8:71::/64'}}], ports: [{port: 7000}]}]";
-        let stage = Stage::up(&(town() + &policy("shop/web", "app: web", closed))).await;
+        let stage = Stage::up(&(web_near_and_far() + &policy("shop/web", "app: web", closed))).await;
         let narrow = Narrow::beyond(&stage.netns("router")).await;
         let web = stage.netns("shop/web");
         for (_, own) in NARROW {
@@ -201,7 +191,7 @@ fn line_12_fragments_follow_their_first_whether_it_passes_or_not() {
     block_on(async {
         let only = "ingress: [{from: [{podSelector: {matchLabels: {app: far}}}, \
              {podSelector: {matchLabels: {app: near}}}], ports: [{port: 7000, protocol: UDP}]}]";
-        let stage = Stage::up(&(town() + &policy("shop/web", "app: web", only))).await;
+        let stage = Stage::up(&(web_near_and_far() + &policy("shop/web", "app: web", only))).await;
         let web = stage.netns("shop/web");
         let _echoes = [7000, 7001].map(|port| Echo::start(&web, port));
         for from in ["shop/near", "shop/far"] {
