@@ -45,20 +45,21 @@ impl Counting {
     }
 }
 
-/// Judges for so long, from this seed on, on so many threads; `progress` is called once in a while. The error is what there
-/// is to say about the first disagreement.
+/// Judges for so long or until it is `over`, from this seed on, on so many threads; `progress` is called once in a while.
+/// The error is what there is to say about the first disagreement.
 pub fn prove(
     seed: u64,
     duration: Duration,
     threads: usize,
+    over: &AtomicBool,
     progress: impl Fn(Tally) + Sync,
 ) -> Result<Tally, String> {
     let deadline = Instant::now() + duration;
-    let (next, counting, over) = (AtomicU64::new(seed), Counting::default(), AtomicBool::new(false));
+    let (next, counting) = (AtomicU64::new(seed), Counting::default());
     let failure = Mutex::new(None);
     std::thread::scope(|scope| {
         for thread in 0..threads {
-            let (next, counting, over, failure, progress) = (&next, &counting, &over, &failure, &progress);
+            let (next, counting, failure, progress) = (&next, &counting, &failure, &progress);
             scope.spawn(move || {
                 let mut reported = Instant::now();
                 // However slow the machine: each thread judges a series.

@@ -1,6 +1,9 @@
 //! The specification, the tables, the kernel and the compiler that remembers give one answer. Small here, and the same each
 //! time; `cargo xtask prove` goes on for as long as it is told to.
 
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
 use common::rules::RuleRow;
 use common::verdict::Direction;
 use policy::tables::MapOp;
@@ -90,8 +93,14 @@ fn a_kernel_that_is_wrong_is_found_and_shown_in_the_smallest_world() {
 }
 
 #[test]
+fn a_proof_that_is_called_off_ends_with_the_series_at_hand() {
+    let tally = prove(1, Duration::from_secs(3600), 2, &AtomicBool::new(true), |_| {}).unwrap();
+    assert!(tally.pairs > 0, "{tally:?}");
+}
+
+#[test]
 fn a_proof_counts_what_it_judged() {
-    let tally = prove(1, std::time::Duration::from_secs(1), 2, |_| {}).unwrap();
+    let tally = prove(1, Duration::from_secs(1), 2, &AtomicBool::new(false), |_| {}).unwrap();
     assert!(tally.pairs >= 1000 && tally.worlds * 100 > tally.pairs, "{tally:?}");
     assert!(tally.allowed > 0 && tally.allowed < tally.pairs, "{tally:?}");
 }
