@@ -127,6 +127,12 @@ impl CtEntry {
     /// The entry stands in `CT_HALF`.
     pub const OVERFLOWED: u32 = 256;
 
+    /// The entry stands in `CT_HALF`.
+    #[inline(always)]
+    pub fn is_overflowed(&self) -> bool {
+        self.flags & Self::OVERFLOWED != 0
+    }
+
     /// The lower end began the connection.
     #[inline(always)]
     pub fn is_from_low(&self) -> bool {

@@ -3,7 +3,8 @@
 /// Pins live under a folder of this name. Raised whenever old pins cannot be read any more.
 pub const LAYOUT_VERSION: u32 = 2;
 
-/// The layouts whose connections (`CT`, `CT_HALF`) and `SERVICE_SOCKETS` have rows of our meaning. Same size is not enough.
+/// The layouts whose connections (`CT`, `CT_HALF`), `FRAGMENTS` and `SERVICE_SOCKETS` have rows of our meaning, so that a new
+/// agent may share them. Same size is not enough.
 pub const LAYOUTS_ALIKE: &[u32] = &[1, 2];
 
 pub const CONFIG: &str = "CONFIG";

@@ -1,6 +1,6 @@
 //! Lets aya read and write the ABI types in maps.
 
-use crate::config::Config;
+use crate::config::{Config, Load};
 use crate::conntrack::{ClosedRow, CtEntry, CtKey};
 use crate::endpoint::EndpointRow;
 use crate::flow::FlowEvent;
@@ -20,6 +20,6 @@ macro_rules! pod {
 }
 
 pod! {
-    Addr, BackendKey, BackendRow, BackendSetId, Be16, Cell, ClassId, ClosedRow, Config, CtEntry, CtKey, EndpointRow, FlowEvent,
+    Addr, BackendKey, BackendRow, BackendSetId, Be16, Cell, ClassId, ClosedRow, Config, CtEntry, CtKey, EndpointRow, FlowEvent, Load,
     FragmentKey, FragmentRow, RuleId, RuleKey, RuleRow, RuleSetId, ServiceKey, ServiceRow, SocketKey,
 }

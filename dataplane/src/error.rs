@@ -70,6 +70,8 @@ pub enum Error {
     Full { map: &'static str, wanted: usize, capacity: usize },
     #[error("interface {ifindex} is gone")]
     NoInterface { ifindex: u32 },
+    #[error("ask for the time")]
+    Clock(#[source] std::io::Error),
     #[error("read flow events")]
     Flows(#[source] std::io::Error),
     #[error("the object lacks {kind} `{name}`: rebuild")]

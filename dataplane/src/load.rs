@@ -12,7 +12,7 @@ use crate::Dataplane;
 use crate::attach;
 use crate::error::Error;
 use crate::maps::Maps;
-use crate::migrate::Previous;
+use crate::migrate::{self, Previous};
 use crate::pin::Pins;
 
 /// How programs are attached to an interface.
@@ -54,6 +54,10 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
     let layout = options.layout.unwrap_or(names::LAYOUT_VERSION);
     let (pins, previous) = Pins::open(&options.pins, layout, options.migrate)?;
     let adopted = pins.map(names::CONFIG).exists();
+    let shared = match &previous {
+        Some(old) => migrate::share(old, &pins)?,
+        None => false,
+    };
     let maps_folder = pins.maps();
     let has_set_retval = u32::from(kernel_at_least(5, 18));
     let half_open_limit = connections_capacity(&pins, &options.capacities)? / names::CT_HALF_OPEN_PART;
@@ -74,7 +78,12 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
             .load()
             .map_err(|source| Error::Load { program: name, source: Box::new(source) })?;
     }
-    let maps = Maps::take(&mut ebpf, &pins)?;
+    let mut maps = Maps::take(&mut ebpf, &pins)?;
+    if let (Some(old), true) = (&previous, shared)
+        && maps.config()?.generation == 0
+    {
+        maps.set_epoch(migrate::epoch_after(old)?)?;
+    }
     let tables = if adopted { maps.read()? } else { policy::tables::Tables::default() };
     let mut dataplane = Dataplane {
         ebpf,

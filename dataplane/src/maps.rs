@@ -135,6 +135,10 @@ impl Maps {
         self.config.get(&0, 0).map_err(Error::map("read", names::CONFIG))
     }
 
+    pub(crate) fn set_epoch(&mut self, epoch: u32) -> Result<(), Error> {
+        self.update_config(|config| config.epoch = epoch)
+    }
+
     pub(crate) fn count_generation(&mut self) -> Result<(), Error> {
         self.update_config(|config| config.generation += 1)
     }

@@ -1,22 +1,23 @@
 //! From the pins of another layout to ours, without an instant in which a packet is judged by nothing.
 //!
 //! Our maps are made beside the old ones and filled while the old programs go on judging by theirs. Then each old link gets
-//! our program (`bpf_link_update`) and a pin of ours. Connections come along where both layouts have the same rows for
-//! them: copied before the switch, and once more after it, for those that began meanwhile. Each is judged once more by the
-//! policy of now. What cannot come along: fragments on their way, and counts made in the moment of the switch.
+//! our program (`bpf_link_update`) and a pin of ours. Where both layouts have the same rows for connections, the tables of
+//! connections are not copied but shared: while some hooks have the old programs and some have ours, each finds what the
+//! other began. Each connection is judged once more by the policy of now. Counters do not come along.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
+use common::config::Load;
 use common::conntrack::{CtEntry, CtKey};
 use common::maps as names;
-use common::service::{ServiceKey, SocketKey};
 
 use crate::Dataplane;
 use crate::attach;
 use crate::error::Error;
 use crate::load::TC_PROGRAMS;
 use crate::pin::Pins;
+use crate::sweep;
 
 /// The pins of another layout.
 pub(crate) struct Previous {
@@ -60,9 +61,52 @@ pub(crate) fn take_over(dataplane: &mut Dataplane) -> Result<Option<TakenOver>, 
     }
 }
 
+/// What the old programs go on writing, and ours go on reading.
+const SHARED: [&str; 4] = [names::CT, names::CT_HALF, names::FRAGMENTS, names::SERVICE_SOCKETS];
+
+/// Gives the tables of connections a pin of ours each, where there is none; the loader then takes them for our own. True if
+/// they are the other layout's.
+pub(crate) fn share(old: &Pins, ours: &Pins) -> Result<bool, Error> {
+    if !is_alike(old) {
+        return Ok(false);
+    }
+    for name in SHARED {
+        let path = ours.map(name);
+        if !path.exists() {
+            let data = MapData::from_pin(old.map(name)).map_err(Error::map("open", name))?;
+            data.pin(&path).map_err(|source| Error::Pin { path, source: Box::new(source) })?;
+        }
+    }
+    Ok(true)
+}
+
+fn is_alike(old: &Pins) -> bool {
+    old.layout().is_some_and(|layout| names::LAYOUTS_ALIKE.contains(&layout))
+}
+
+/// Another epoch than any shared connection was judged in.
+pub(crate) fn epoch_after(old: &Pins) -> Result<u32, Error> {
+    let config = || MapData::from_pin(old.map(names::CONFIG)).map_err(Error::map("open", names::CONFIG));
+    // Every layout's row begins with the epoch.
+    let epoch = match first_word::<16>(config()?)? {
+        Some(epoch) => epoch,
+        None => first_word::<32>(config()?)?.unwrap_or_default(),
+    };
+    Ok(epoch.wrapping_add(1))
+}
+
+/// Of the only row of a table whose rows are `N` bytes long.
+fn first_word<const N: usize>(data: MapData) -> Result<Option<u32>, Error> {
+    let Ok(table) = Array::<_, [u8; N]>::try_from(Map::Array(data)) else { return Ok(None) };
+    let row = table.get(&0, 0).map_err(Error::map("read", names::CONFIG))?;
+    Ok(row.first_chunk().map(|word| u32::from_ne_bytes(*word)))
+}
+
 fn switch(dataplane: &mut Dataplane, previous: &Previous) -> Result<TakenOver, Error> {
-    let mut connections = copy_connections(dataplane, &previous.pins)?;
-    copy_sockets(dataplane, &previous.pins)?;
+    let shares = is_alike(&previous.pins);
+    if shares {
+        look_among_the_half_open(&dataplane.pins)?;
+    }
     let mut links = 0;
     for (program, ifindex) in previous.pins.interface_links()? {
         let Some(program) = TC_PROGRAMS.into_iter().find(|name| *name == program) else { continue };
@@ -74,54 +118,43 @@ fn switch(dataplane: &mut Dataplane, previous: &Previous) -> Result<TakenOver, E
         // While both run, the second finds an address already translated.
         attach::cgroup(dataplane, cgroup)?;
     }
-    if let Some(more) = copy_connections(dataplane, &previous.pins)? {
-        connections = Some(connections.unwrap_or(0) + more);
-    }
+    let connections = if shares { Some(gather(dataplane)?) } else { None };
     Ok(TakenOver { links, connections })
 }
 
-/// How many rows were copied; those that we have already stay as they are.
-fn copy_connections(dataplane: &Dataplane, old: &Pins) -> Result<Option<usize>, Error> {
-    let Some(mut ours) = table::<CtKey, CtEntry>(&dataplane.pins, names::CT) else { return Ok(None) };
-    // An entry of another epoch than the one in force is judged once more.
-    let stale = dataplane.maps.config()?.epoch.wrapping_sub(1);
-    let mut copied = None;
-    for name in [names::CT, names::CT_HALF] {
-        let Some(theirs) = table::<CtKey, CtEntry>(old, name) else { continue };
-        let mut rows = 0;
-        for (key, entry) in theirs.iter().flatten() {
-            let entry = CtEntry { epoch: stale, flags: entry.flags & !CtEntry::OVERFLOWED, ..entry };
-            rows += usize::from(ours.insert(key, entry, BPF_NOEXIST).is_ok());
-        }
-        copied = Some(copied.unwrap_or(0) + rows);
-    }
-    Ok(copied)
+/// Our programs look into `CT_HALF` only where a flood has lately been; layout 1 kept all connections without a reply there.
+fn look_among_the_half_open(ours: &Pins) -> Result<(), Error> {
+    let data = MapData::from_pin(ours.map(names::LOAD)).map_err(Error::map("open", names::LOAD))?;
+    let mut load = Array::<_, Load>::try_from(Map::Array(data)).map_err(Error::map("open", names::LOAD))?;
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_err(|errno| Error::Clock(errno.into()))?;
+    let overflowed_ns = now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned();
+    let row = load.get(&0, 0).map_err(Error::map("read", names::LOAD))?;
+    load.set(0, Load { overflowed_ns, ..row }, 0).map_err(Error::map("write", names::LOAD))
 }
 
-/// What sockets have asked for, so that they go on hearing from the address they know.
-fn copy_sockets(dataplane: &Dataplane, old: &Pins) -> Result<(), Error> {
-    let tables = (
-        table::<SocketKey, ServiceKey>(old, names::SERVICE_SOCKETS),
-        table::<SocketKey, ServiceKey>(&dataplane.pins, names::SERVICE_SOCKETS),
-    );
-    if let (Some(theirs), Some(mut ours)) = tables {
-        for (key, row) in theirs.iter().flatten() {
-            ours.insert(key, row, 0).map_err(Error::map("write", names::SERVICE_SOCKETS))?;
+/// Brings what layout 1 kept in `CT_HALF` to where ours are. How many connections there are then.
+fn gather(dataplane: &mut Dataplane) -> Result<usize, Error> {
+    let mut live = connections(&dataplane.pins, names::CT, Map::HashMap)?;
+    let mut half = connections(&dataplane.pins, names::CT_HALF, Map::LruHashMap)?;
+    let strays: Vec<_> = half.iter().flatten().filter(|(_, entry)| !entry.is_overflowed()).collect();
+    for (key, entry) in strays {
+        // One that has had its reply meanwhile is there already, and knows more.
+        if live.insert(key, entry, BPF_NOEXIST).is_ok() || live.get(&key, 0).is_ok() {
+            // The kernel may have evicted it first.
+            half.remove(&key).ok();
         }
     }
-    Ok(())
+    Ok(sweep::walk(dataplane)? as usize)
 }
 
 const BPF_NOEXIST: u64 = 1;
 
-/// A pinned table with rows like ours; `None` if there is none.
-fn table<K: aya::Pod, V: aya::Pod>(pins: &Pins, name: &str) -> Option<HashMap<MapData, K, V>> {
-    if !pins.layout().is_some_and(|layout| names::LAYOUTS_ALIKE.contains(&layout)) {
-        return None;
-    }
-    let open = |path: &Path| MapData::from_pin(path).ok();
-    let data = open(&pins.map(name))?;
-    let is_lru = matches!(data.info().ok()?.map_type(), Ok(aya::maps::MapType::LruHash));
-    let map = if is_lru { Map::LruHashMap(data) } else { Map::HashMap(data) };
-    HashMap::try_from(map).ok()
+fn connections(
+    ours: &Pins,
+    name: &'static str,
+    kind: fn(MapData) -> Map,
+) -> Result<HashMap<MapData, CtKey, CtEntry>, Error> {
+    let data = MapData::from_pin(ours.map(name)).map_err(Error::map("open", name))?;
+    HashMap::try_from(kind(data)).map_err(Error::map("open", name))
 }

@@ -109,6 +109,20 @@ fn connections_links_and_verdicts_come_along() {
 }
 
 #[test]
+fn while_some_hooks_have_the_old_programs_and_some_ours_each_knows_the_others_connections() {
+    let (mut node, replied, young) = old_node(Hook::Tcx);
+    let desired = start_migration(&mut node);
+    fill(&mut node, &desired);
+    // Ours, asked before the switch. `A` lets nobody in: only the entries let replies pass.
+    for flow in [replied, young] {
+        assert_eq!(node.from_pod(B, &flow.back().syn_ack()), redirected(Established), "{flow:?}");
+    }
+    let ours = tcp(A.v4.into(), B.v4.into(), 82);
+    assert_eq!(node.from_pod(A, &ours.syn()), redirected(Open));
+    assert_eq!(node.dataplane.take_over().unwrap(), Some(TakenOver { links: 5, connections: Some(3) }));
+}
+
+#[test]
 fn a_connection_that_a_policy_of_now_forbids_does_not_come_through() {
     let (mut node, replied, _) = old_node(Hook::Tcx);
     let mut desired = start_migration(&mut node);

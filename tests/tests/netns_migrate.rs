@@ -13,8 +13,8 @@ use tests::traffic::{Echo, IMPATIENCE, Outcome, tcp};
 const SERVER: &str = "shop/server";
 const ECHO: u16 = 7000;
 const OLD: u32 = LAYOUT_VERSION - 1;
-/// A connection that begins in the moment of the switch may have to repeat a packet.
-const STALL: Duration = Duration::from_millis(400);
+/// As where an agent of the same layout comes back.
+const STALL: Duration = Duration::from_millis(200);
 
 const SHOP: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n\
     ---\napiVersion: v1\nkind: Pod\nmetadata: {name: server, namespace: shop, labels: {role: server}}\n\
