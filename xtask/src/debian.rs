@@ -19,9 +19,20 @@ pub(crate) fn unpack(package: &str, version: Option<&str>, suites: &[&str], into
             apt.update(&format!("set-up: asking Debian for {package}"))?;
             package.to_owned()
         }
-        Some(version) => apt.find(package, version, suites)?,
+        Some(version) => apt.find(package, version, suites, fits)?,
     };
     apt.unpack(&format!("Debian's {wanted}"), &[wanted], into)
+}
+
+/// Unpacks `packages`, all in one version of the line `line` (`1.26` has 1.26.10-1), of the first of `suites` that has the
+/// first of them. For what Debian's mirrors keep only the newest version of.
+pub(crate) fn unpack_line(packages: &[&str], line: &str, suites: &[&str], into: &Path) -> Result<()> {
+    let mut apt = Apt::new()?;
+    let first = packages.first().context("no package to unpack")?;
+    let found = apt.find(first, line, suites, of_line)?;
+    let version = found.split_once('=').map(|(_, version)| version).context("apt named no version")?;
+    let wanted: Vec<String> = packages.iter().map(|package| format!("{package}={version}")).collect();
+    apt.unpack(&format!("Debian's {found}"), &wanted, into)
 }
 
 /// Unpacks `package` of the machine's own suites into the folder `into`, and with it whatever it needs that is not
@@ -108,8 +119,14 @@ impl Apt {
         Ok(plan.lines().filter_map(to_be_installed).collect())
     }
 
-    /// `package=version` in the first suite that has it.
-    fn find(&mut self, package: &str, version: &str, suites: &[&str]) -> Result<String> {
+    /// `package=version` in the first suite that has one that `fits` the wanted version.
+    fn find(
+        &mut self,
+        package: &str,
+        version: &str,
+        suites: &[&str],
+        fits: fn(&str, &str) -> bool,
+    ) -> Result<String> {
         let mirror = Mirror::of_this_machine()?;
         for suite in suites {
             let source = self.folder.join(format!("{suite}.list"));
@@ -141,6 +158,12 @@ fn to_be_installed(line: &str) -> Option<String> {
 fn fits(debian: &str, upstream: &str) -> bool {
     let rest = debian.trim().strip_prefix(upstream);
     rest.is_some_and(|rest| !rest.starts_with(|next: char| next == '.' || next.is_ascii_digit()))
+}
+
+/// Whether Debian's version belongs to upstream's line: `1.26.10-1` to `1.26`, but not to `1.2`.
+fn of_line(debian: &str, line: &str) -> bool {
+    let rest = debian.trim().strip_prefix(line);
+    rest.is_some_and(|rest| rest.starts_with(|next: char| ".-+~".contains(next)))
 }
 
 /// Where this machine gets Debian from, and how it knows that it is Debian.
@@ -231,5 +254,13 @@ mod tests {
         assert!(!fits("1.95.01-1", "1.95.0"));
         assert!(!fits("1.95.0-1", "1.95"));
         assert!(!fits("1.63.0+dfsg1-2", "1.95.0"));
+    }
+
+    #[test]
+    fn a_version_of_debian_is_of_the_line_that_it_begins_with() {
+        assert!(of_line(" 1.26.10-1~bpo13+1 ", "1.26"));
+        assert!(of_line("1.26-1", "1.26"));
+        assert!(!of_line("1.26.10-1", "1.2"));
+        assert!(!of_line("1.27~1", "1.26"));
     }
 }

@@ -7,6 +7,7 @@
 mod bench;
 mod binaries;
 mod chromium;
+mod cluster;
 mod debian;
 mod demo;
 mod fuzz;
@@ -50,6 +51,8 @@ enum Command {
     Manifests(manifests::Args),
     /// Measure side by side with other ways to wire pods
     Bench(bench::Args),
+    /// A real Kubernetes on this machine, without Docker, with Weir as its network
+    Cluster(cluster::Args),
     /// The part of the demo that needs root
     #[command(hide = true)]
     DemoScenario(demo::ScenarioArgs),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::command(),
         Command::Manifests(args) => manifests::command(args),
         Command::Bench(args) => bench::command(args),
+        Command::Cluster(args) => cluster::command(args),
         Command::Demo => demo::command(),
         Command::DemoScenario(args) => demo::scenario(args),
         Command::DemoClient(args) => demo::client(args),
