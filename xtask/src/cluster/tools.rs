@@ -59,6 +59,9 @@ const MODULES: &[Module] = &[
 const IMAGES: &[(&str, &str, &str)] =
     &[("localhost/agnhost:1", "agnhost", "/agnhost"), ("localhost/coredns:1", "coredns", "/coredns")];
 
+/// What holds a pod's namespaces.
+pub(crate) const PAUSE: &str = "localhost/pause:1";
+
 /// Where everything is.
 pub(crate) struct Tools {
     /// `kubelet`, `containerd`, `runc`, `kube-apiserver`, …
@@ -105,7 +108,22 @@ pub(crate) fn tools() -> Result<Tools> {
             Image { name, executable: &tools.bin.join(binary), at }.write(&archive)?;
         }
     }
+    pause(&tools)?;
     Ok(tools)
+}
+
+/// The image that holds a pod's namespaces, of a program that does nothing else. It needs no crate, so rustc alone makes it.
+fn pause(tools: &Tools) -> Result<()> {
+    let archive = tools.images.join("pause.tar");
+    if archive.is_file() {
+        return Ok(());
+    }
+    let (source, program) = (tools.bin.join("pause.rs"), tools.bin.join("pause"));
+    fs::write(&source, include_str!("pause.rs")).with_context(|| format!("write {}", source.display()))?;
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+    rustc.args(["--edition=2024", "-O", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+crt-static"]);
+    process::output(rustc.arg("-o").arg(&program).arg(&source))?;
+    Image { name: PAUSE, executable: &program, at: "/pause" }.write(&archive)
 }
 
 /// Changes with any version of anything: names the folder in the cache.

@@ -1,0 +1,166 @@
+//! The orders of a node's machine: containerd with the images in it, and a kubelet.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::control_plane::command;
+use super::layout::Layout;
+use super::orders::{API_READY, CONNECTED, File, Orders, Step};
+use super::tools::{PAUSE, Tools};
+use super::underlay;
+
+const SOCKET: &str = "/run/containerd/containerd.sock";
+const KUBELET: &str = "/etc/kubernetes/kubelet.json";
+const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
+
+/// What a node is made of.
+pub(crate) struct Node<'a> {
+    pub(crate) name: &'a str,
+    /// Counts from 1.
+    pub(crate) number: usize,
+    pub(crate) layout: Layout,
+    pub(crate) kubeconfig: String,
+    pub(crate) hierarchies: Vec<String>,
+    /// Archives to import before the kubelet starts.
+    pub(crate) images: &'a [PathBuf],
+    /// The reference plugins come along; without them `weir-agent install` has to bring its own.
+    pub(crate) plugins: bool,
+}
+
+impl Node<'_> {
+    pub(crate) fn orders(self, tools: &Tools, disk: &Path, logs: &Path) -> Orders {
+        let kubelet = self.kubelet();
+        let containerd = self.layout.containerd_config();
+        let imports = self.images.iter().map(|image| {
+            let image = image.display().to_string();
+            Step::run(&["ctr", "--address", SOCKET, "--namespace", "k8s.io", "images", "import", &image])
+        });
+        let mut steps = vec![
+            Step::start(
+                "containerd",
+                vec!["containerd".to_owned(), "--config".to_owned(), containerd.to_owned()],
+            ),
+            Step::Await(PathBuf::from(SOCKET)),
+            Step::Until(["ctr", "--address", SOCKET, "version"].map(str::to_owned).to_vec()),
+        ];
+        steps.extend(imports);
+        steps.extend([
+            Step::Await(disk.join(CONNECTED)),
+            // Before the API server's own roles are there, it may not even register.
+            Step::Await(disk.join(API_READY)),
+            Step::start("kubelet", kubelet),
+        ]);
+        let file = |path: &str, text: String| File { path: PathBuf::from(path), text };
+        Orders {
+            name: self.name.to_owned(),
+            disk: disk.to_owned(),
+            logs: logs.to_owned(),
+            bin: tools.bin.clone(),
+            // The upper folders of overlays, which themselves cannot lie on one.
+            bound: [("/var/lib/containerd", "containerd"), ("/var/lib/kubelet", "kubelet")]
+                .map(|(path, name)| (PathBuf::from(path), name.to_owned()))
+                .to_vec(),
+            folders: [self.layout.cni_bin(), self.layout.cni_conf(), "/var/log/pods", "/var/log/containers"]
+                .map(PathBuf::from)
+                .to_vec(),
+            files: vec![
+                file(containerd, self.containerd(tools)),
+                file(KUBELET, self.kubelet_config()),
+                file(KUBECONFIG, self.kubeconfig),
+            ],
+            plugins: self.plugins.then(|| (tools.cni.clone(), PathBuf::from(self.layout.cni_bin()))),
+            hierarchies: self.hierarchies,
+            steps,
+        }
+    }
+
+    fn containerd(&self, tools: &Tools) -> String {
+        let (bin, conf, runc) =
+            (self.layout.cni_bin(), self.layout.cni_conf(), tools.bin.join("runc").display().to_string());
+        format!(
+            r#"version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+oom_score = 0
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.erofs",
+  "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing", "io.containerd.nri.v1.nri",
+]
+[grpc]
+  address = "{SOCKET}"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "{PAUSE}"
+[plugins."io.containerd.cri.v1.runtime"]
+  disable_apparmor = true
+  # Without CAP_SYS_RESOURCE nobody may lower it.
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["{bin}"]
+    conf_dir = "{conf}"
+  [plugins."io.containerd.cri.v1.runtime".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+        BinaryName = "{runc}"
+        SystemdCgroup = false
+[plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "127.0.0.1"
+"#
+        )
+    }
+
+    fn kubelet(&self) -> Vec<String> {
+        command(
+            "kubelet",
+            &[
+                ("config", KUBELET),
+                ("kubeconfig", KUBECONFIG),
+                ("hostname-override", self.name),
+                ("node-ip", &underlay::addresses(self.number).join(",")),
+                ("root-dir", "/var/lib/kubelet"),
+                ("v", "2"),
+            ],
+        )
+    }
+
+    fn kubelet_config(&self) -> String {
+        json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "address": "0.0.0.0",
+            // The API server has no certificate for kubelets, and nobody else is on this network.
+            "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
+            "authorization": { "mode": "AlwaysAllow" },
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": "/",
+            "failCgroupV1": false,
+            "failSwapOn": false,
+            "oomScoreAdj": 0,
+            "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
+            "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+            "clusterDNS": [self.layout.dns_ip()],
+            "clusterDomain": "cluster.local",
+            "enforceNodeAllocatable": ["pods"],
+            // The disk is this machine's, full or not.
+            "evictionHard": {
+                "memory.available": "50Mi",
+                "nodefs.available": "0%", "nodefs.inodesFree": "0%",
+                "imagefs.available": "0%", "imagefs.inodesFree": "0%",
+            },
+            "imageGCHighThresholdPercent": 100,
+            "imageGCLowThresholdPercent": 99,
+            "syncFrequency": "10s",
+            "kubeAPIQPS": 100,
+            "kubeAPIBurst": 200,
+            "nodeStatusUpdateFrequency": "1s",
+            "resolvConf": "/etc/resolv.conf",
+            "maxPods": 250,
+        })
+        .to_string()
+    }
+}
