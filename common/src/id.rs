@@ -4,13 +4,14 @@
 //! agent before and after a restart, give the same content the same number without having to remember anything, and a
 //! number in a pinned map never changes its meaning.
 
+use core::cmp::Ordering;
 use core::fmt;
 
 macro_rules! content_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[repr(C)]
-        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
         pub struct $name([u32; 2]);
 
         impl $name {
@@ -22,6 +23,21 @@ macro_rules! content_id {
             #[inline(always)]
             pub const fn value(self) -> u64 {
                 ((self.0[0] as u64) << 32) | self.0[1] as u64
+            }
+        }
+
+        // As derived, in one comparison: tables are trees of these.
+        impl Ord for $name {
+            #[inline(always)]
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.value().cmp(&other.value())
+            }
+        }
+
+        impl PartialOrd for $name {
+            #[inline(always)]
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
             }
         }
 

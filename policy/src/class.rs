@@ -88,11 +88,6 @@ impl Terms {
         (0..).zip(&self.list).filter_map(|(number, known)| Some((number, &known.as_ref()?.term)))
     }
 
-    /// Those that somebody says to use.
-    pub(crate) fn used(&self) -> impl Iterator<Item = (u32, &Arc<Term>)> {
-        self.iter().filter(|(number, _)| self.known(*number).is_some_and(|known| known.users > 0))
-    }
-
     fn known(&self, number: u32) -> Option<&KnownTerm> {
         self.list.get(number as usize)?.as_ref()
     }

@@ -46,7 +46,7 @@ pub(crate) enum Leftovers {
     None,
 }
 
-/// The writes that carry out `changes`, each of which is one.
+/// The writes that carry out `changes`, of which each is one: what is so in `actual` already is none.
 pub(crate) fn order(actual: &Tables, changes: &Changes, leftovers: Leftovers) -> Vec<MapOp> {
     let mut plan =
         Plan { actual, changes, now: Changes::default(), ops: Vec::new(), lengths: OnceCell::new() };
@@ -186,7 +186,8 @@ impl<'a> Plan<'a> {
             }
         }
         let wanted = self.changes.rules.iter().filter_map(|(prefix, row)| Some((prefix, row.as_ref()?)));
-        let missing = wanted.chain(&temporary).filter(|(prefix, row)| now.rule(prefix) != Some(row));
+        // A change is never what is so already; a transition class may have been left by a plan that was cut short.
+        let missing = wanted.chain(temporary.iter().filter(|(prefix, row)| now.rule(prefix) != Some(row)));
         let ops: Vec<MapOp> = missing.map(|(prefix, row)| MapOp::PutRule(*prefix, *row)).collect();
         self.ops.extend(ops);
         temporary.into_keys().collect()
@@ -302,7 +303,8 @@ impl<'a> Plan<'a> {
 
     fn remove_the_rest(&mut self, mut rules: BTreeSet<RulePrefix>) {
         let gone = self.changes.rules.iter().filter(|(_, row)| row.is_none()).map(|(prefix, _)| *prefix);
-        rules.extend(gone.filter(|prefix| self.now().rule(prefix).is_some()));
+        // Unless `clear_unreachable` has been there.
+        rules.extend(gone.filter(|prefix| !self.now.rules.contains_key(prefix)));
         self.ops.extend(rules.into_iter().map(MapOp::RemoveRule));
         for (key, row) in &self.changes.backends {
             if row.is_none() {

@@ -295,6 +295,20 @@ impl World {
         of_namespace(&self.pods, namespace).map(|(_, pod)| pod).chain(attached)
     }
 
+    /// The namespaces in which anybody knows of a pod, without a look at each.
+    pub(crate) fn populated_namespaces(&self) -> BTreeSet<&str> {
+        let attached = self.attachments.values().filter_map(|attached| attached.pod.as_ref());
+        let mut names: BTreeSet<&str> = attached.map(|pod| pod.namespace.as_str()).collect();
+        let mut next = self.pods.keys().next();
+        while let Some((namespace, _)) = next {
+            names.insert(namespace);
+            // No name follows this one directly.
+            let behind = (format!("{namespace}\0"), String::new());
+            next = self.pods.range(behind..).next().map(|(name, _)| name);
+        }
+        names
+    }
+
     /// The addresses that a pod has, or is said to have.
     pub(crate) fn addresses_of(&self, pod: &PodFacts) -> impl Iterator<Item = IpAddr> {
         let interfaces = self.attached_names.get(&(pod.namespace.clone(), pod.name.clone()));

@@ -1,6 +1,7 @@
 //! The classes in use, counted: how many addresses and blocks are of each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use common::id::ClassId;
@@ -18,6 +19,8 @@ pub(super) struct Counted {
     /// By number.
     list: Vec<Option<Known>>,
     numbers: HashMap<Arc<[Match]>, Class>,
+    /// Those with a term.
+    by_term: HashMap<u32, Vec<Class>>,
     free: Vec<Class>,
     /// How many were of a class when it was touched first since the last `settle`.
     touched: BTreeMap<Class, u32>,
@@ -40,7 +43,13 @@ pub(super) struct ClassNews {
 impl Default for Counted {
     fn default() -> Self {
         let none = Known { id: ClassId::NONE, matches: Arc::from([]), members: 0 };
-        Self { list: vec![Some(none)], numbers: HashMap::new(), free: Vec::new(), touched: BTreeMap::new() }
+        Self {
+            list: vec![Some(none)],
+            numbers: HashMap::new(),
+            by_term: HashMap::new(),
+            free: Vec::new(),
+            touched: BTreeMap::new(),
+        }
     }
 }
 
@@ -55,12 +64,16 @@ impl Counted {
         let number = match self.numbers.get(matches.as_slice()) {
             Some(number) => *number,
             None => {
-                let (id, matches) = (class_id(terms, &matches), Arc::from(matches));
+                let id = class_id(terms, &matches);
+                let matches: Arc<[Match]> = Arc::from(matches);
                 let number = self.free.pop().unwrap_or_else(|| {
                     self.list.push(None);
                     // There are not more classes than addresses and blocks in memory.
                     (self.list.len() - 1) as Class
                 });
+                for m in matches.iter() {
+                    self.by_term.entry(m.term).or_default().push(number);
+                }
                 self.numbers.insert(Arc::clone(&matches), number);
                 self.list[number as usize] = Some(Known { id, matches, members: 0 });
                 number
@@ -92,10 +105,10 @@ impl Counted {
         self.known(class).map_or(&[], |known| &known.matches)
     }
 
-    /// Every class that anything is of.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Class, &[Match])> {
-        let known = (0..).zip(&self.list).filter_map(|(class, known)| Some((class, known.as_ref()?)));
-        known.filter(|(_, known)| known.members > 0).map(|(class, known)| (class, &*known.matches))
+    /// Every class with one of these terms that anything is of.
+    pub(super) fn with_terms(&self, terms: impl Iterator<Item = u32>) -> BTreeSet<Class> {
+        let with = terms.filter_map(|term| self.by_term.get(&term)).flatten().copied();
+        with.filter(|class| self.known(*class).is_some_and(|known| known.members > 0)).collect()
     }
 
     /// What came and went since this was last asked. Those that died keep their number until it is given away.
@@ -112,10 +125,20 @@ impl Counted {
     }
 
     pub(super) fn free(&mut self, died: Vec<Class>) {
+        let mut terms: BTreeSet<u32> = BTreeSet::new();
         for class in died {
             if let Some(known) = self.list.get_mut(class as usize).and_then(Option::take) {
                 self.numbers.remove(&known.matches);
+                terms.extend(known.matches.iter().map(|m| m.term));
                 self.free.push(class);
+            }
+        }
+        for term in terms {
+            if let Entry::Occupied(mut with) = self.by_term.entry(term) {
+                with.get_mut().retain(|class| self.list.get(*class as usize).is_some_and(Option::is_some));
+                if with.get().is_empty() {
+                    with.remove();
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Which policies isolate which endpoint of this node, and the rule sets that follow.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use common::id::{RuleId, RuleSetId};
 use common::verdict::Direction;
 
 use super::Retired;
-use crate::class::Terms;
+use crate::class::{Match, Terms};
 use crate::dirty::Dirty;
 use crate::facts::{NamedPort, PodFacts};
 use crate::model::Policy;
@@ -27,6 +28,8 @@ pub(super) struct Endpoints {
     /// Replicas need no second compilation.
     known: HashMap<Arc<Decisive>, Known>,
     pub(super) sets: BTreeMap<RuleSetId, UsedSet>,
+    /// The rule sets that ask for a term.
+    asking: HashMap<u32, Vec<RuleSetId>>,
     /// How many rule sets name a rule.
     rules: HashMap<RuleId, usize>,
 }
@@ -115,6 +118,11 @@ impl Endpoints {
         left.iter().for_each(|because| self.leave(because));
         self.settle(&before, terms, &mut news);
         news
+    }
+
+    /// The rule sets that ask for one of these terms.
+    pub(super) fn asking(&self, matches: &[Match]) -> BTreeSet<RuleSetId> {
+        matches.iter().filter_map(|m| self.asking.get(&m.term)).flatten().copied().collect()
     }
 
     pub(super) fn row(&self, attached: &Attached) -> Option<EndpointRow> {
@@ -261,6 +269,7 @@ impl Endpoints {
         let mut touched: BTreeMap<u32, u32> = BTreeMap::new();
         for id in &news.born {
             for term in self.sets.get(id).iter().flat_map(|set| set.rule_set.terms()) {
+                self.asking.entry(term).or_default().push(*id);
                 if let Some(users) = terms.users(term) {
                     touched.entry(term).or_insert(*users);
                     *users += 1;
@@ -278,6 +287,16 @@ impl Endpoints {
                 }
             }
             news.died.push((id, set.rule_set));
+        }
+        let died: BTreeSet<RuleSetId> = news.died.iter().map(|(id, _)| *id).collect();
+        let left: BTreeSet<u32> = news.died.iter().flat_map(|(_, rule_set)| rule_set.terms()).collect();
+        for term in left {
+            if let Entry::Occupied(mut asking) = self.asking.entry(term) {
+                asking.get_mut().retain(|id| !died.contains(id));
+                if asking.get().is_empty() {
+                    asking.remove();
+                }
+            }
         }
         for (term, before) in touched {
             match (before, terms.users(term).map_or(0, |users| *users)) {

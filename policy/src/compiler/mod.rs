@@ -124,7 +124,7 @@ impl Compiler {
         let whole = lost == Lost::Everything;
         let sets = self.endpoints.update(world, dirty, whole, &mut self.terms);
         let mut addresses = dirty.addresses.clone();
-        self.peers.take_terms(&self.terms, &sets.terms, actual, &mut self.pending);
+        self.peers.take_terms(&self.terms, &sets.terms, &mut self.pending);
         if !whole {
             for namespace in &dirty.namespaces {
                 addresses.extend(world.pods_of(namespace).flat_map(|pod| world.addresses_of(pod)));

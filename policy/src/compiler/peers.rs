@@ -9,11 +9,10 @@ use common::net::Addr;
 use super::blocks::Blocks;
 use super::classes::{Class, Counted};
 use super::endpoints::TermNews;
-use super::index::{Index, is_in, is_one, port};
+use super::index::{Index, is_in, port};
 use crate::changes::Changes;
 use crate::class::{Match, Term, Terms};
 use crate::model::{Namespaces, Peer};
-use crate::tables::Tables;
 use crate::world::World;
 
 #[derive(Debug, Default)]
@@ -27,25 +26,14 @@ pub(super) struct Peers {
 
 impl Peers {
     /// Takes in which terms are in use.
-    pub(super) fn take_terms(
-        &mut self,
-        terms: &Terms,
-        news: &TermNews,
-        actual: &Tables,
-        pending: &mut Changes,
-    ) {
-        let mut rebuild = false;
+    pub(super) fn take_terms(&mut self, terms: &Terms, news: &TermNews, pending: &mut Changes) {
         for (number, term) in known(terms, &news.removed) {
             self.index.remove(number, term);
-            rebuild |= matches!(term.peer, Some(Peer::Block(_)));
         }
         for (number, term) in known(terms, &news.added) {
             self.index.insert(number, term);
-            rebuild |= matches!(term.peer, Some(Peer::Block(_)));
         }
-        if rebuild {
-            self.blocks.rebuild(terms, &mut self.classes, actual, pending);
-        }
+        self.blocks.update(terms, news, &mut self.classes, pending);
     }
 
     /// Adds the addresses that a new term matches, or that one that is no more did.
@@ -57,10 +45,7 @@ impl Peers {
         addresses: &mut BTreeSet<IpAddr>,
     ) {
         if !news.removed.is_empty() {
-            let removed: BTreeSet<u32> = news.removed.iter().copied().collect();
-            let left = |matches: &[Match]| matches.iter().any(|m| removed.contains(&m.term));
-            let classes: BTreeSet<Class> =
-                self.classes.iter().filter(|(_, matches)| left(matches)).map(|(class, _)| class).collect();
+            let classes = self.classes.with_terms(news.removed.iter().copied());
             if !classes.is_empty() {
                 addresses.extend(
                     self.addresses.iter().filter(|(_, class)| classes.contains(class)).map(|(ip, _)| *ip),
@@ -98,30 +83,22 @@ impl Peers {
     }
 }
 
-fn known<'a>(terms: &'a Terms, numbers: &'a [u32]) -> impl Iterator<Item = (u32, &'a Term)> {
+/// Terms by their numbers.
+pub(super) fn known<'a>(terms: &'a Terms, numbers: &'a [u32]) -> impl Iterator<Item = (u32, &'a Term)> {
     numbers.iter().filter_map(|number| Some((*number, &**terms.term(*number)?)))
 }
 
 /// The addresses of the pods that a term matches by what they are.
 fn matched<'a>(world: &'a World, term: &'a Term) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
-    let namespace = match &term.peer {
-        Some(Peer::Pods { namespaces: Namespaces::Named(name), .. }) => Some(name.as_str()),
-        _ => None,
+    let Some(Peer::Pods { namespaces, pods }) = &term.peer else {
+        let named = world.pods().filter(|pod| port(term, pod).is_some());
+        return Box::new(named.flat_map(|pod| world.addresses_of(pod)));
     };
-    if let Some(name) = namespace {
-        let labels = world.namespace_labels(name);
-        let pods = world.pods_of(name).filter(move |pod| is_one(term, pod, &labels));
-        return Box::new(pods.flat_map(|pod| world.addresses_of(pod)));
-    }
-    let mut namespaces: HashMap<&str, bool> = HashMap::new();
-    let pods = world.pods().filter(move |pod| match &term.peer {
-        Some(Peer::Pods { namespaces: of, pods }) => {
-            let is_in = *namespaces
-                .entry(&pod.namespace)
-                .or_insert_with(|| is_in(of, &pod.namespace, &world.namespace_labels(&pod.namespace)));
-            is_in && pods.matches(&pod.labels)
-        }
-        _ => port(term, pod).is_some(),
-    });
-    Box::new(pods.flat_map(|pod| world.addresses_of(pod)))
+    let is_in = |name: &&str| is_in(namespaces, name, &world.namespace_labels(name));
+    let names: Vec<&str> = match namespaces {
+        Namespaces::Named(name) => vec![name.as_str()],
+        Namespaces::Matching(_) => world.populated_namespaces().into_iter().filter(is_in).collect(),
+    };
+    let of_names = names.into_iter().flat_map(|name| world.pods_of(name));
+    Box::new(of_names.filter(|pod| pods.matches(&pod.labels)).flat_map(|pod| world.addresses_of(pod)))
 }

@@ -3,7 +3,7 @@
 //! What a rule set answers to a class never changes: so rows are written when one of the two is new, and go with one of
 //! the two.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use common::id::{ClassId, RuleSetId};
 
@@ -21,18 +21,17 @@ pub(super) fn update(
     actual: &Tables,
     pending: &mut Changes,
 ) {
+    let born: BTreeSet<RuleSetId> = sets.born.iter().copied().collect();
     let mut gone: Vec<RulePrefix> = Vec::new();
     let view = View { tables: actual, changes: pending };
     for (id, _) in &sets.died {
         gone.extend(view.rows_of_set(*id).map(|(prefix, _)| prefix));
     }
-    let born: BTreeSet<RuleSetId> = sets.born.iter().copied().collect();
-    let asking = Asking::new(endpoints.sets.iter().filter(|(id, _)| !born.contains(id)), news);
     for class in &news.died {
-        for id in asking.sets(classes.matches(*class)) {
+        for id in endpoints.asking(classes.matches(*class)).difference(&born) {
             let before = gone.len();
-            gone.extend(view.rows_of_class(id, classes.id(*class)).map(|(prefix, _)| prefix));
-            if let Some(set) = endpoints.sets.get_mut(&id).filter(|_| gone.len() > before) {
+            gone.extend(view.rows_of_class(*id, classes.id(*class)).map(|(prefix, _)| prefix));
+            if let Some(set) = endpoints.sets.get_mut(id).filter(|_| gone.len() > before) {
                 set.rows -= gone.len() - before;
                 set.renamed = true;
             }
@@ -44,9 +43,9 @@ pub(super) fn update(
 
     for class in &news.born {
         let matches = classes.matches(*class);
-        for id in asking.sets(matches) {
-            if let Some(set) = endpoints.sets.get_mut(&id) {
-                write(id, set, classes.id(*class), matches, pending);
+        for id in endpoints.asking(matches).difference(&born) {
+            if let Some(set) = endpoints.sets.get_mut(id) {
+                write(*id, set, classes.id(*class), matches, pending);
             }
         }
     }
@@ -58,12 +57,8 @@ pub(super) fn update(
             *rows += 1;
             pending.rules.insert(prefix, Some(row));
         });
-        let terms: Vec<u32> = rule_set.terms().collect();
-        for (class, matches) in classes.iter() {
-            // Both are in order.
-            if matches.iter().any(|m| terms.binary_search(&m.term).is_ok()) {
-                write(id, set, classes.id(class), matches, pending);
-            }
+        for class in classes.with_terms(rule_set.terms()) {
+            write(id, set, classes.id(class), classes.matches(class), pending);
         }
     }
 }
@@ -75,26 +70,4 @@ fn write(id: RuleSetId, set: &mut UsedSet, class: ClassId, matches: &[Match], pe
         *renamed = true;
         pending.rules.insert(prefix, Some(row));
     });
-}
-
-/// Which rule sets ask for which term.
-struct Asking(BTreeMap<u32, Vec<RuleSetId>>);
-
-impl Asking {
-    /// Empty where no class came or went: nobody asks.
-    fn new<'a>(sets: impl Iterator<Item = (&'a RuleSetId, &'a UsedSet)>, news: &ClassNews) -> Self {
-        let mut asking: BTreeMap<u32, Vec<RuleSetId>> = BTreeMap::new();
-        if !news.born.is_empty() || !news.died.is_empty() {
-            for (id, set) in sets {
-                for term in set.rule_set.terms() {
-                    asking.entry(term).or_default().push(*id);
-                }
-            }
-        }
-        Self(asking)
-    }
-
-    fn sets(&self, matches: &[Match]) -> BTreeSet<RuleSetId> {
-        matches.iter().filter_map(|m| self.0.get(&m.term)).flatten().copied().collect()
-    }
 }
