@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours and network namespaces.
+//! Links, addresses, routes, neighbours, network namespaces, and netfilter's rules.
 //!
 //! Small on purpose: what the plugin, the agent and the sandbox need of rtnetlink, with errors that name the object, and
 //! with namespaces as values that undo what they did. Nothing here decides anything about pods.
@@ -13,6 +13,7 @@ mod handle;
 mod link;
 mod neighbour;
 mod netns;
+pub mod nftables;
 mod route;
 mod sysctl;
 
