@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 /// The agent of one node: watches, compiles, programs, reports.
 ///
 /// It runs in the node's network namespace. SIGTERM ends it and leaves the datapath enforcing; so does a crash.
@@ -46,6 +48,12 @@ pub(crate) struct Config {
     /// Device towards the other nodes; may be repeated [default: the devices of the default routes]
     #[arg(long = "underlay", value_name = "IFNAME")]
     pub(crate) underlays: Vec<String>,
+    /// Masquerade what pods send beyond the cluster [default: true with an API server, false with --source]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) masquerade: Option<bool>,
+    /// Block that pods reach by their own addresses, beside the nodes and their pods; may be repeated
+    #[arg(long = "non-masquerade-cidr", value_name = "CIDR")]
+    pub(crate) non_masquerade_cidrs: Vec<IpNet>,
     /// cgroup2 folder of the processes whose connections to Services are translated
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
@@ -55,4 +63,11 @@ pub(crate) struct Config {
     /// What to log, as tracing filters are written. What `kube_client` has to say, the agent says better
     #[arg(long, value_name = "FILTER", default_value = "info,kube_client=off")]
     pub(crate) log: String,
+}
+
+impl Config {
+    /// A cluster's pods reach the world; a folder of YAML says nothing of a world beyond.
+    pub(crate) fn masquerades(&self) -> bool {
+        self.masquerade.unwrap_or(self.source.is_none())
+    }
 }

@@ -1,12 +1,13 @@
 //! What the loop needs of the world below it, so that it can be tested without root.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
 use common::config::Config;
 use common::endpoint::EndpointRow;
 use policy::Tables;
-use policy::tables::MapOp;
+use policy::tables::{Cidr, MapOp};
 
 /// A plan that is not in force.
 #[derive(Debug)]
@@ -30,6 +31,9 @@ pub(crate) trait Datapath {
     fn apply(&mut self, ops: &[MapOp]) -> Result<(), Unapplied>;
     fn config(&self) -> Result<Config>;
 
+    /// What pods begin to destinations beyond these blocks is marked for netfilter; `None`: nothing is. Whether anything had
+    /// to be written.
+    fn masquerade_beyond(&mut self, native: Option<&BTreeSet<Cidr>>) -> Result<bool>;
     /// Puts an end to the pins of another layout, if there are any; the maps hold what they must.
     fn take_over(&mut self) -> Result<()>;
     fn attach_endpoint(&mut self, ifindex: u32) -> Result<()>;

@@ -1,5 +1,6 @@
 //! The real datapath, as the loop sees it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use common::endpoint::EndpointRow;
 use dataplane::{Dataplane, FlowReader, Options};
 use nix::net::if_::if_indextoname;
 use policy::Tables;
-use policy::tables::MapOp;
+use policy::tables::{Cidr, MapOp};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -78,6 +79,10 @@ impl Datapath for Dataplane {
 
     fn config(&self) -> Result<Config> {
         Ok(Dataplane::config(self)?)
+    }
+
+    fn masquerade_beyond(&mut self, native: Option<&BTreeSet<Cidr>>) -> Result<bool> {
+        Ok(Dataplane::masquerade_beyond(self, native)?)
     }
 
     fn take_over(&mut self) -> Result<()> {

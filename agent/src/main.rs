@@ -12,8 +12,10 @@ mod event;
 mod explain;
 mod flows;
 mod health;
+mod host_rules;
 mod http;
 mod kernel;
+mod masquerade;
 mod metrics;
 mod naming;
 mod node;
@@ -43,6 +45,8 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::event::Event;
+use crate::host_rules::HostRules;
+use crate::masquerade::Masquerade;
 use crate::node::{Neighbourhood, Plugin};
 use crate::records::Records;
 use crate::routes::Routes;
@@ -100,6 +104,9 @@ async fn serve(config: Config) -> Result<()> {
     }
     info!(node = config.node, adopted = dataplane.adopted(), "datapath open");
 
+    let masquerades = config.masquerades();
+    let host_rules = HostRules::new(masquerades)?;
+
     let records = Records::load(config.cni_state.join("endpoints"))?;
     let plugin = match &config.conflist {
         // The runtime runs the plugin elsewhere.
@@ -112,7 +119,9 @@ async fn serve(config: Config) -> Result<()> {
         None => None,
     };
     let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
-    let agent = Agent::new(&config.node, dataplane, records, neighbourhood);
+    let mut agent = Agent::new(&config.node, dataplane, records, neighbourhood);
+    agent.masquerade = Masquerade::new(masquerades, config.non_masquerade_cidrs);
+    agent.host_rules = host_rules;
 
     let (events, queue) = mpsc::channel(256);
     let routes = Routes::new(handle, underlays);

@@ -15,6 +15,8 @@ use crate::datapath::{Datapath, Unapplied};
 use crate::endpoints::{Admitted, Farewell, Waiting};
 use crate::event::{Call, Event, Question};
 use crate::flows::Flows;
+use crate::host_rules::HostRules;
+use crate::masquerade::Masquerade;
 use crate::metrics::Meter;
 use crate::naming::Naming;
 use crate::node::Neighbourhood;
@@ -61,6 +63,8 @@ pub(crate) struct Agent<D> {
     questions: Vec<Question>,
     /// Interfaces whose programs are to be detached once they are gone.
     pub(crate) departing: Vec<u32>,
+    pub(crate) masquerade: Masquerade,
+    pub(crate) host_rules: Option<HostRules>,
     neighbourhood: watch::Sender<Neighbourhood>,
     /// The world differs from what was last compiled.
     changed: bool,
@@ -99,6 +103,8 @@ impl<D: Datapath> Agent<D> {
             farewells: Vec::new(),
             questions: Vec::new(),
             departing: Vec::new(),
+            masquerade: Masquerade::default(),
+            host_rules: None,
             neighbourhood,
             changed: false,
             retry_at: None,
@@ -251,6 +257,7 @@ impl<D: Datapath> Agent<D> {
         }
         self.changed = false;
         let outcome = self.compile_and_apply().and_then(|()| {
+            self.masquerade.tell(&mut self.datapath, &self.world)?;
             if self.ready {
                 Ok(())
             } else {

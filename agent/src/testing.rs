@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, bail};
 use common::config::Config;
 use common::endpoint::EndpointRow;
 use common::net::Addr;
-use policy::tables::MapOp;
+use policy::tables::{Cidr, MapOp};
 use policy::{ObjectKey, Tables};
 
 use crate::datapath::{Datapath, Unapplied};
@@ -22,6 +22,8 @@ use crate::source::{Change, Update};
 pub(crate) struct Kernel {
     pub(crate) tables: Tables,
     pub(crate) generation: u64,
+    /// What is not masqueraded; `None`: nothing is.
+    pub(crate) native: Option<BTreeSet<Cidr>>,
     pub(crate) interfaces: BTreeMap<u32, String>,
     pub(crate) attached: BTreeSet<u32>,
     pub(crate) settled: BTreeSet<u32>,
@@ -87,6 +89,16 @@ impl Datapath for MemoryDatapath {
 
     fn config(&self) -> Result<Config> {
         Ok(Config { generation: self.kernel.borrow().generation, ..Config::default() })
+    }
+
+    fn masquerade_beyond(&mut self, native: Option<&BTreeSet<Cidr>>) -> Result<bool> {
+        let mut kernel = self.kernel.borrow_mut();
+        let news = kernel.native.as_ref() != native;
+        if news {
+            kernel.native = native.cloned();
+            kernel.log.push("native".into());
+        }
+        Ok(news)
     }
 
     fn take_over(&mut self) -> Result<()> {

@@ -14,6 +14,11 @@ pub struct Config {
 
 const _: () = assert!(size_of::<Config>() == 16 && align_of::<Config>() == 8);
 
+impl Config {
+    /// What pods begin to destinations outside the node that are not in `NATIVE` leaves with the node's address.
+    pub const MASQUERADE: u32 = 1;
+}
+
 /// Value of the only `LOAD` row: what the programs keep in mind, and nobody else writes. Times are nanoseconds since boot.
 ///
 /// Apart from [`Config`], which every packet reads: this row is written with every new connection.

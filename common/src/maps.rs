@@ -29,6 +29,8 @@ pub const CT_CLOSED: &str = "CT_CLOSED";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const FLOWS: &str = "FLOWS";
 pub const COUNTERS: &str = "COUNTERS";
+/// CIDR (128 bits, IPv4 mapped) -> 0: what pods reach by their own addresses. All else they reach by their node's.
+pub const NATIVE: &str = "NATIVE";
 /// Socket and backend -> the `ServiceKey` that the program in the pod asked for.
 pub const SERVICE_SOCKETS: &str = "SERVICE_SOCKETS";
 
@@ -46,4 +48,6 @@ pub const CT_HALF_CAPACITY: u32 = 1 << 14;
 pub const CT_CLOSED_CAPACITY: u32 = 1 << 11;
 pub const FRAGMENTS_CAPACITY: u32 = 1 << 12;
 pub const FLOWS_BYTES: u32 = 1 << 20;
+/// Thousands of nodes, with a block of each family.
+pub const NATIVE_CAPACITY: u32 = 1 << 14;
 pub const SERVICE_SOCKETS_CAPACITY: u32 = 1 << 16;

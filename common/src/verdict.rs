@@ -98,6 +98,10 @@ reasons! {
     }
 }
 
+/// The bit of a packet's mark by which our rule of netfilter knows what to masquerade. None that Kubernetes' own components,
+/// or the reference CNI plugins use.
+pub const MASQUERADE_MARK: u32 = 1 << 24;
+
 /// Slots of the per-CPU counters: one for each reason, indexed by its number, then the events below.
 pub mod counter {
     pub const POLICY_LOOKUPS: u32 = 200;

@@ -8,6 +8,7 @@ mod flows;
 mod load;
 mod maps;
 mod migrate;
+mod native;
 mod pin;
 mod sweep;
 mod trial;
@@ -26,7 +27,7 @@ use std::path::Path;
 
 use common::config::Config;
 use common::endpoint::EndpointRow;
-use policy::tables::{MapOp, Tables};
+use policy::tables::{Cidr, MapOp, Tables};
 
 /// The datapath of one node.
 ///
@@ -100,6 +101,12 @@ impl Dataplane {
     /// until then nothing that runs has changed. `None`: there is nothing to take over.
     pub fn take_over(&mut self) -> Result<Option<TakenOver>, Error> {
         migrate::take_over(self)
+    }
+
+    /// From now on, what pods begin to destinations outside the node that are in none of these blocks is marked for netfilter to
+    /// masquerade; `None`: nothing is. Whether anything had to be written.
+    pub fn masquerade_beyond(&mut self, native: Option<&BTreeSet<Cidr>>) -> Result<bool, Error> {
+        native::set(self, native)
     }
 
     /// Attaches the programs to the host's side of a pod's veth pair.

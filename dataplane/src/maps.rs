@@ -22,6 +22,8 @@ pub(crate) struct Maps {
     pub(crate) endpoints: HashMap<MapData, Addr, EndpointRow>,
     pub(crate) peers: HashMap<MapData, Addr, ClassId>,
     pub(crate) cidrs: LpmTrie<MapData, Addr, ClassId>,
+    /// A set: the values say nothing.
+    pub(crate) native: LpmTrie<MapData, Addr, u32>,
     pub(crate) rules: LpmTrie<MapData, RuleKey, RuleRow>,
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceRow>,
     pub(crate) backends: HashMap<MapData, BackendKey, BackendRow>,
@@ -57,6 +59,7 @@ impl Maps {
             endpoints: take!(ebpf, names::ENDPOINTS),
             peers: take!(ebpf, names::PEERS),
             cidrs: take!(ebpf, names::CIDRS),
+            native: take!(ebpf, names::NATIVE),
             rules: take!(ebpf, names::RULES),
             services: take!(ebpf, names::SERVICES),
             backends: take!(ebpf, names::BACKENDS),
@@ -143,6 +146,12 @@ impl Maps {
         self.update_config(|config| config.generation += 1)
     }
 
+    pub(crate) fn set_flag(&mut self, flag: u32, is_set: bool) -> Result<(), Error> {
+        self.update_config(|config| {
+            config.flags = if is_set { config.flags | flag } else { config.flags & !flag }
+        })
+    }
+
     fn update_config(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), Error> {
         let mut config = self.config()?;
         change(&mut config);
@@ -220,7 +229,7 @@ impl<K: Ord> Fit<K> {
 }
 
 /// A row that is already gone is as good as removed.
-fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+pub(crate) fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -228,7 +237,7 @@ fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error>
     }
 }
 
-fn cidr_key(cidr: Cidr) -> Key<Addr> {
+pub(crate) fn cidr_key(cidr: Cidr) -> Key<Addr> {
     Key::new(cidr.bits, cidr.addr)
 }
 

@@ -2,14 +2,16 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::maps::lpm_trie::Key;
+use common::config::Config;
 use common::conntrack::{CtEntry, UNREPLIED_NS, starts_anew};
 use common::flow::FlowEvent;
-use common::net::protocol;
+use common::net::{Addr, protocol};
 use common::service::ServiceKey;
 use common::verdict::{Direction, DropReason, PassReason};
 
 use crate::judge::{Judgement, endpoint, judge};
-use crate::maps::SERVICES;
+use crate::maps::{NATIVE, SERVICES};
 use crate::packet::{Packet, fragment};
 use crate::sighting::{Hook, Sighting};
 use crate::verdict::{Path, Verdict};
@@ -109,7 +111,7 @@ fn established(sighting: &mut Sighting, entry: *mut CtEntry) -> Verdict {
     let (from, to) = if sighting.from_low != 0 { (low, high) } else { (high, low) };
     let (expected, path) = if sighting.is_at(Hook::FromPod) {
         let path = if flags & CtEntry::VIA_HOST != 0 {
-            Path::Stack
+            via_host(flags, sighting.from_low != 0)
         } else if to != 0 {
             Path::Endpoint(to)
         } else {
@@ -129,6 +131,13 @@ fn established(sighting: &mut Sighting, entry: *mut CtEntry) -> Verdict {
         Ok(()) => Verdict::pass(PassReason::Established, path),
         Err(reason) => drop(sighting, reason),
     }
+}
+
+/// From a pod, on a connection that goes by the host's stack. One that the pod itself has begun is masqueraded; what it
+/// answers, the stack knows how to send back.
+#[inline(always)]
+fn via_host(flags: u32, from_low: bool) -> Path {
+    if (flags & CtEntry::FROM_LOW != 0) == from_low { Path::Masquerade } else { Path::Stack }
 }
 
 /// The policy may have changed since the connection was last judged. False cuts it.
@@ -203,7 +212,9 @@ fn first_packet(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
         Path::Network
     };
     if related::is_related(skb, sighting) {
-        return Verdict::pass(PassReason::Related, path);
+        // To where the packet came from that it is about.
+        let via_host = from_pod && sighting.entry.flags & CtEntry::VIA_HOST != 0;
+        return Verdict::pass(PassReason::Related, if via_host { Path::Stack } else { path });
     }
     if from_pod && responder == 0 && is_service(&sighting.packet) {
         return drop(sighting, DropReason::UntranslatedService);
@@ -212,6 +223,9 @@ fn first_packet(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
     if denied != 0 {
         report::emit(sighting, DropReason::PolicyDenied as u8, denied);
         return Verdict::drop(DropReason::PolicyDenied);
+    }
+    if from_pod && responder == 0 && is_masqueraded(&sighting.packet.destination) {
+        return track(sighting, flags | CtEntry::VIA_HOST, Path::Masquerade);
     }
     track(sighting, flags, path)
 }
@@ -255,6 +269,14 @@ fn drop(sighting: &mut Sighting, reason: DropReason) -> Verdict {
     sighting.judgement = Judgement::NOTHING;
     report::emit(sighting, reason as u8, 0);
     Verdict::drop(reason)
+}
+
+/// Whether a pod's connection to this address outside the node leaves with the node's address.
+#[inline(never)]
+fn is_masqueraded(destination: &Addr) -> bool {
+    // SAFETY: a pointer into the only row of an array map, which is never freed.
+    let is_on = report::config().is_some_and(|config| unsafe { (*config).flags } & Config::MASQUERADE != 0);
+    is_on && NATIVE.get(Key::new(128, *destination)).is_none()
 }
 
 #[inline(always)]

@@ -76,7 +76,7 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
     }
     shortcut::learn(sighting, verdict);
     report::count(verdict.reason(), sighting.bytes);
-    verdict.carry_out(&mut sighting.hop)
+    verdict.carry_out(skb, &mut sighting.hop)
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -32,6 +32,9 @@ pub(crate) static ENDPOINTS: HashMap<Addr, EndpointRow> =
 pub(crate) static PEERS: HashMap<Addr, ClassId> = HashMap::pinned(sizes::PEERS_CAPACITY, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static CIDRS: LpmTrie<Addr, ClassId> = LpmTrie::pinned(sizes::CIDRS_CAPACITY, 0);
+/// A set: the value says nothing.
+#[map]
+pub(crate) static NATIVE: LpmTrie<Addr, u32> = LpmTrie::pinned(sizes::NATIVE_CAPACITY, 0);
 #[map]
 pub(crate) static RULES: LpmTrie<RuleKey, RuleRow> = LpmTrie::pinned(sizes::RULES_CAPACITY, 0);
 #[map]

@@ -9,7 +9,8 @@ use crate::connections;
 use crate::packet::echo_ports;
 use crate::sighting::Sighting;
 
-/// Whether the packet is an ICMP error about a live connection, sent to the end whose packet it quotes.
+/// Whether the packet is an ICMP error about a live connection, sent to the end whose packet it quotes. The flags of that
+/// connection's entry are then in `sighting.entry`.
 #[inline(never)]
 pub(crate) fn is_related(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
     let packet = &sighting.packet;
@@ -21,9 +22,15 @@ pub(crate) fn is_related(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
         (protocol::ICMPV6, 1..=4) => quoted_v6(skb, at, sighting),
         _ => return false,
     };
-    found
-        && sighting.quoted_source.difference(&sighting.packet.destination) == 0
-        && connections::find(&sighting.quoted, &mut sighting.entry, sighting.now_ns).is_some()
+    if !found || sighting.quoted_source.difference(&sighting.packet.destination) != 0 {
+        return false;
+    }
+    let Some(entry) = connections::find(&sighting.quoted, &mut sighting.entry, sighting.now_ns) else {
+        return false;
+    };
+    // SAFETY: entries are freed only after an RCU grace period.
+    sighting.entry.flags = unsafe { (*entry).flags };
+    true
 }
 
 #[inline(always)]

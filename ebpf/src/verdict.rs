@@ -1,8 +1,8 @@
 //! A verdict, and the one place where it becomes an action of tc.
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::helpers::bpf_redirect_peer;
-use common::verdict::{DropReason, PassReason};
+use common::verdict::{DropReason, MASQUERADE_MARK, PassReason};
 
 use crate::route::{self, Hop};
 
@@ -14,6 +14,8 @@ const NEXT: i32 = -1;
 pub(crate) enum Path {
     /// As it would without us.
     Stack,
+    /// The same, and in the end with the node's address in the place of the pod's.
+    Masquerade,
     /// Straight into the pod behind this interface.
     Endpoint(u32),
     /// Out of this node, by the kernel's routes.
@@ -33,6 +35,8 @@ const ENDPOINT: u64 = 2;
 const NETWORK: u64 = 3;
 /// Out of this node, to the next hop of the sighting.
 const HOP: u64 = 4;
+/// To the stack, marked for netfilter.
+const MASQUERADE: u64 = 5;
 
 impl Verdict {
     /// No verdict yet.
@@ -47,6 +51,7 @@ impl Verdict {
     pub(crate) fn pass(reason: PassReason, path: Path) -> Self {
         let path = match path {
             Path::Stack => STACK << 8,
+            Path::Masquerade => MASQUERADE << 8,
             Path::Endpoint(ifindex) => ENDPOINT << 8 | u64::from(ifindex) << 32,
             Path::Network => NETWORK << 8,
         };
@@ -87,12 +92,17 @@ impl Verdict {
     }
 
     #[inline(always)]
-    pub(crate) fn carry_out(self, hop: &mut Hop) -> i32 {
+    pub(crate) fn carry_out(self, skb: *mut __sk_buff, hop: &mut Hop) -> i32 {
         match self.path() {
             // SAFETY: a plain helper call; the kernel checks the interface when it redirects.
             ENDPOINT => unsafe { bpf_redirect_peer((self.0 >> 32) as u32, 0) as i32 },
             HOP => route::go(hop),
             STACK => NEXT,
+            MASQUERADE => {
+                // SAFETY: a field of the context that the kernel lets tc programs write.
+                unsafe { (*skb).mark |= MASQUERADE_MARK };
+                NEXT
+            }
             _ => TC_ACT_SHOT,
         }
     }

@@ -1,6 +1,7 @@
 //! The fixtures of the tests that need a kernel and root. What lacks root fails with a sentence; nothing skips itself.
 #![forbid(unsafe_code)]
 
+pub mod beyond;
 pub mod bpffs;
 pub mod browser;
 pub mod command;

@@ -1,18 +1,15 @@
 //! Packets beside the ordinary ones: liars, pings, errors on the way, fragments. Needs root and the binaries beside this
 //! one (`cargo xtask test netns` builds them).
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use ipnet::IpNet;
-use netlink::{Handle, Netns, Route, VethSpec};
+use tests::beyond::Beyond;
 use tests::frame;
 use tests::node::{FAMILIES, Family};
 use tests::raw::{ping, send};
 use tests::stage::{NODES, Stage, block_on};
 use tests::town::{policy, web_near_and_far};
-use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, connect, udp, udp_of};
+use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, udp, udp_of};
 
 async fn counter(stage: &Stage, name: &str) -> u64 {
     let mut sum = 0;
@@ -97,66 +94,6 @@ fn line_10_pings_follow_rules_for_all_ports() {
     });
 }
 
-/// A host beyond a narrow link of the router: it takes 1,500 bytes, the way to it 1,300.
-struct Narrow {
-    host: Netns,
-    _links: Handle,
-}
-
-const NARROW: [(&str, &str); 2] =
-    [("203.0.113.1/24", "203.0.113.10/24"), ("2001:db8:71::1/64", "2001:db8:71::10/64")];
-
-impl Narrow {
-    async fn beyond(router: &Netns) -> Self {
-        let host = Netns::new_anonymous().unwrap();
-        let near_links = Handle::in_netns(router).unwrap();
-        let links = Handle::in_netns(&host).unwrap();
-        let (near, far) = near_links
-            .create_veth(&VethSpec {
-                name: "narrow",
-                mac: [2, 0x77, 0x73, 0x62, 9, 1],
-                mtu: 1300,
-                peer_name: "eth0",
-                peer_mac: [2, 0x77, 0x73, 0x62, 9, 2],
-                peer_mtu: 1500,
-                peer_netns: &host,
-            })
-            .await
-            .unwrap();
-        near_links.set_up(near).await.unwrap();
-        links.set_up(far).await.unwrap();
-        for (router, own) in NARROW {
-            let (router, own): (IpNet, IpNet) = (router.parse().unwrap(), own.parse().unwrap());
-            near_links.add_address(near, router).await.unwrap();
-            links.add_address(far, own).await.unwrap();
-            let any: IpAddr = if own.addr().is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-            let route = Route {
-                destination: IpNet::new(any, 0).unwrap(),
-                via: Some(router.addr()),
-                oif: far,
-                source: None,
-                onlink: false,
-                protocol: 3,
-                link_scope: false,
-            };
-            links.add_route(&route).await.unwrap();
-        }
-        Self { host, _links: links }
-    }
-
-    /// Takes in whatever one connection brings, and answers when that was all.
-    fn sink(&self, at: SocketAddr) -> std::thread::JoinHandle<usize> {
-        let listener = self.host.run(|| TcpListener::bind(at)).unwrap().unwrap();
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut all = Vec::new();
-            let length = stream.read_to_end(&mut all).unwrap();
-            stream.write_all(b"all").unwrap();
-            length
-        })
-    }
-}
-
 #[test]
 fn line_10_errors_about_an_allowed_flow_pass_so_that_it_finds_its_path_mtu() {
     block_on(async {
@@ -164,22 +101,13 @@ fn line_10_errors_about_an_allowed_flow_pass_so_that_it_finds_its_path_mtu() {
         let closed = "policyTypes: [Ingress, Egress], ingress: [], egress: [{to: [\
              {ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: '2001:db8:71::/64'}}], ports: [{port: 7000}]}]";
         let stage = Stage::up(&(web_near_and_far() + &policy("shop/web", "app: web", closed))).await;
-        let narrow = Narrow::beyond(&stage.netns("router")).await;
+        let anywhere = ["0.0.0.0/0", "::/0"].map(|block| block.parse().unwrap());
+        let narrow = Beyond::the_router(&stage.netns("router"), 1300, &anywhere).await;
         let web = stage.netns("shop/web");
-        for (_, own) in NARROW {
-            let to = SocketAddr::new(own.parse::<IpNet>().unwrap().addr(), 7000);
-            let sink = narrow.sink(to);
+        for ip in Beyond::ips() {
+            let to = SocketAddr::new(ip, 7000);
             let before = counter(&stage, "related").await;
-            let transfer = || -> std::io::Result<String> {
-                let mut stream = connect(to, Duration::from_secs(10))?;
-                stream.write_all(&vec![0x5a; LENGTH])?;
-                stream.shutdown(std::net::Shutdown::Write)?;
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer)?;
-                Ok(answer)
-            };
-            assert_eq!(web.run(transfer).unwrap().unwrap(), "all", "to {to}");
-            assert_eq!(sink.join().unwrap(), LENGTH);
+            assert_eq!(narrow.upload(&web, to, LENGTH).unwrap(), LENGTH, "to {to}");
             assert!(counter(&stage, "related").await > before, "the router had to say something about {to}");
         }
         stage.down().await;

@@ -194,9 +194,8 @@ fn new_chain(table: &str, chain: &Chain) -> Vec<u8> {
 }
 
 fn new_rule(table: &str, chain: &str, rule: &Rule) -> Vec<u8> {
-    let expressions = rule
-        .iter()
-        .fold(Attributes::default(), |list, expression| list.nested(1, expression.attributes()));
+    let expressions =
+        rule.iter().fold(Attributes::default(), |list, expression| list.nested(1, expression.attributes()));
     let attributes = Attributes::default().text(IN_TABLE, table).text(2, chain).nested(4, expressions);
     message(message::NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, &attributes)
 }
