@@ -13,7 +13,9 @@ fn main() {
     for path in ["../ebpf/src", "../ebpf/Cargo.toml", "../common/src", "../common/Cargo.toml"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    for name in ["WEIR_BPF_LINKER", "XDG_CACHE_HOME", "__CARGO_TESTS_ONLY_SRC_ROOT"] {
+    for name in
+        ["WEIR_BPF_LINKER", "XDG_CACHE_HOME", "__CARGO_TESTS_ONLY_SRC_ROOT", "CARGO_ENCODED_RUSTFLAGS"]
+    {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let out = PathBuf::from(variable("OUT_DIR"));
@@ -27,7 +29,7 @@ fn main() {
         "big" => "bpfeb-unknown-none",
         _ => "bpfel-unknown-none",
     };
-    let flags = [
+    let mut flags = vec![
         format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
@@ -35,6 +37,11 @@ fn main() {
         "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         format!("-Clinker={}", linker().display()),
     ];
+    // Where this machine keeps sources is no business of a program that leaves it: what hides it outside does so here.
+    let outside = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    flags.extend(
+        outside.split('\x1f').filter(|flag| flag.starts_with("--remap-path-prefix")).map(str::to_owned),
+    );
     let status = Command::new(variable("CARGO"))
         .args(["build", "--quiet", "--locked", "--package", "ebpf", "--profile", "ebpf"])
         .args(["--target", triple, "-Z", "build-std=core", "--target-dir"])

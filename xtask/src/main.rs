@@ -11,6 +11,7 @@ mod cluster;
 mod debian;
 mod demo;
 mod fuzz;
+mod image;
 mod lint;
 mod manifests;
 mod process;
@@ -53,6 +54,8 @@ enum Command {
     Bench(bench::Args),
     /// A real Kubernetes on this machine, without Docker, with Weir as its network
     Cluster(cluster::Args),
+    /// The image that a cluster runs, without Docker: static programs on nothing else, reproducible, with their SBOM
+    Image(image::Args),
     /// The part of the demo that needs root
     #[command(hide = true)]
     DemoScenario(demo::ScenarioArgs),
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Manifests(args) => manifests::command(args),
         Command::Bench(args) => bench::command(args),
         Command::Cluster(args) => cluster::command(args),
+        Command::Image(args) => image::command(args),
         Command::Demo => demo::command(),
         Command::DemoScenario(args) => demo::scenario(args),
         Command::DemoClient(args) => demo::client(args),

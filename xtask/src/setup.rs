@@ -60,6 +60,14 @@ impl Tools {
         }
         command
     }
+
+    /// Where the core library's source is, if not in the toolchain.
+    pub(crate) fn core_source(&self) -> Option<&Path> {
+        match &self.core_source {
+            CoreSource::Toolchain => None,
+            CoreSource::Folder { path, .. } => Some(path),
+        }
+    }
 }
 
 pub(crate) fn command(args: Args) -> Result<()> {

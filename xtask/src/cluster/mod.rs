@@ -1,7 +1,6 @@
 //! A real Kubernetes on this machine without Docker.
 
 mod control_plane;
-mod image;
 mod init;
 mod kubectl;
 mod layout;

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use super::image::Image;
+use crate::image::{Image, Member};
 use crate::{debian, process, workspace};
 
 /// The line of Go that the modules ask for. Debian's mirrors keep only the newest of a line.
@@ -105,7 +105,8 @@ pub(crate) fn tools() -> Result<Tools> {
     for (name, binary, at) in IMAGES {
         let archive = tools.images.join(format!("{binary}.tar"));
         if !archive.is_file() {
-            Image { name, executable: &tools.bin.join(binary), at }.write(&archive)?;
+            let member = Member { at, source: &tools.bin.join(binary), mode: 0o755 };
+            Image { name, files: vec![member], entrypoint: Some(at) }.write(&archive)?;
         }
     }
     pause(&tools)?;
@@ -123,7 +124,8 @@ fn pause(tools: &Tools) -> Result<()> {
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
     rustc.args(["--edition=2024", "-O", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+crt-static"]);
     process::output(rustc.arg("-o").arg(&program).arg(&source))?;
-    Image { name: PAUSE, executable: &program, at: "/pause" }.write(&archive)
+    let member = Member { at: "/pause", source: &program, mode: 0o755 };
+    Image { name: PAUSE, files: vec![member], entrypoint: Some("/pause") }.write(&archive).map(drop)
 }
 
 /// Changes with any version of anything: names the folder in the cache.
