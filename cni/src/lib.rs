@@ -19,6 +19,7 @@ mod spec;
 mod wiring;
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -53,12 +54,21 @@ fn answer(input: &[u8]) -> Result<Option<Value>, Failure> {
     if invocation.command == Command::Version {
         return Ok(Some(spec::version_answer(Version::of_input(input))));
     }
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
-        .map_err(|error| Failure::new(code::IO, "start the runtime").with(error))?
-        .block_on(command::run(&invocation, input))
+        .map_err(|error| Failure::new(code::IO, "start the runtime").with(error))?;
+    if called_loopback() {
+        return runtime.block_on(command::loopback::run(&invocation, input));
+    }
+    runtime.block_on(command::run(&invocation, input))
+}
+
+/// By which of our two names the runtime has called us.
+fn called_loopback() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    name.is_some_and(|path| path.file_name().is_some_and(|name| name == "loopback"))
 }
 
 /// A person who tries `CNI_COMMAND=VERSION weir-cni` in a terminal need not type an empty configuration.

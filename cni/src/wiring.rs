@@ -26,7 +26,7 @@ pub(crate) struct Wiring {
 }
 
 /// The loopback link is the first of every namespace.
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// How long to wait for the kernel to finish what it does in the background. It is nearly always done when first asked, but
 /// its workers take their turn with everybody else's on a busy machine.

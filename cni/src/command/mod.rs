@@ -4,6 +4,7 @@ pub(crate) mod add;
 pub(crate) mod check;
 mod del;
 mod gc;
+pub(crate) mod loopback;
 mod status;
 
 use std::path::Path;
