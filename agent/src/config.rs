@@ -1,17 +1,46 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Result;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use ipnet::IpNet;
+
+use crate::options;
+use crate::steps::Step;
 
 /// The agent of one node: watches, compiles, programs, reports.
 ///
 /// It runs in the node's network namespace. SIGTERM ends it and leaves the datapath enforcing; so does a crash.
 #[derive(clap::Parser)]
 #[command(name = "weir-agent", version)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Call {
+    /// Something to do to the node and be done, instead
+    #[command(subcommand)]
+    pub(crate) step: Option<Step>,
+    #[command(flatten)]
+    pub(crate) config: Option<Config>,
+}
+
+impl Call {
+    /// Reads the command line, and the folder of options that it names. A mistake in the line itself ends the process.
+    pub(crate) fn read(line: impl IntoIterator<Item = OsString>) -> Result<Self> {
+        let command = Self::command();
+        let line = options::expand(line.into_iter().collect(), &command)?;
+        let matches = command.try_get_matches_from(line).unwrap_or_else(|error| error.exit());
+        Ok(Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    }
+}
+
+#[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("desired").required(true).args(["source", "api_server", "kubeconfig"]))]
 pub(crate) struct Config {
+    /// Folder of further options: a file each, named like the option and holding its value (a ConfigMap, mounted)
+    #[arg(id = "config", long, value_name = "DIR")]
+    _read_before: Option<PathBuf>,
     /// The Node object that this agent is for
     #[arg(long, value_name = "NAME")]
     pub(crate) node: String,
@@ -39,7 +68,8 @@ pub(crate) struct Config {
     /// Where the plugin and `weir` reach this agent
     #[arg(long, value_name = "PATH", default_value = api::DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,
-    /// CNI configuration to write once pods can be wired
+    /// CNI configuration to write once pods can be wired: a file, or a folder for a file of our name; `auto` is the folder
+    /// that this node's container runtime reads
     #[arg(long, value_name = "PATH")]
     pub(crate) conflist: Option<PathBuf>,
     /// State that the plugin and the agent keep over restarts
@@ -54,7 +84,7 @@ pub(crate) struct Config {
     /// Block that pods reach by their own addresses, beside the nodes and their pods; may be repeated
     #[arg(long = "non-masquerade-cidr", value_name = "CIDR")]
     pub(crate) non_masquerade_cidrs: Vec<IpNet>,
-    /// cgroup2 folder of the processes whose connections to Services are translated
+    /// cgroup2 folder of the processes whose connections to Services are translated, or a folder that has it as `unified`
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
     /// Serve /metrics, /healthz and /readyz here

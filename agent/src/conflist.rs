@@ -14,8 +14,11 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::records;
+use crate::steps::cni_dirs::CniDirs;
 
 const PLUGIN: &str = "weir-cni";
+/// Our file among those of others; a runtime takes the first.
+pub(crate) const FILE: &str = "10-weir.conflist";
 
 pub(crate) struct Conflist<'a> {
     pub(crate) socket: &'a Path,
@@ -89,8 +92,11 @@ impl Conflist<'_> {
 }
 
 /// The file that `--conflist` means: itself, or in a folder that is there one with our name.
-pub(crate) fn file_at(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join("10-weir.conflist") } else { path.to_owned() }
+pub(crate) fn file_at(path: &Path) -> Result<PathBuf> {
+    if path == Path::new("auto") {
+        return Ok(CniDirs::of(Path::new("/"))?.conf.join(FILE));
+    }
+    Ok(if path.is_dir() { path.join(FILE) } else { path.to_owned() })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! state. One thread does everything but read the source: a namespace belongs to a thread.
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod config;
 mod conflist;
 mod datapath;
@@ -19,12 +20,14 @@ mod masquerade;
 mod metrics;
 mod naming;
 mod node;
+mod options;
 mod records;
 mod routes;
 mod run;
 mod socket;
 mod source;
 mod status;
+mod steps;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -36,14 +39,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::interval;
 use tracing::info;
 
-use crate::config::Config;
+use crate::config::{Call, Config};
 use crate::event::Event;
 use crate::host_rules::HostRules;
 use crate::masquerade::Masquerade;
@@ -55,7 +57,12 @@ use crate::socket::Socket;
 use crate::source::{Access, Directory};
 
 fn main() -> ExitCode {
-    match run(Config::parse()) {
+    let done = Call::read(std::env::args_os()).and_then(|call| match call {
+        Call { step: Some(step), .. } => steps::run(step),
+        Call { config: Some(config), .. } => run(config),
+        Call { step: None, config: None } => bail!("nothing to do: see `weir-agent --help`"),
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("weir-agent: {error:#}");
@@ -100,7 +107,8 @@ async fn serve(config: Config) -> Result<()> {
             .with_context(|| format!("attach to the underlay device {}", underlay.name))?;
     }
     if let Some(cgroup) = &config.cgroup {
-        dataplane.attach_cgroup(cgroup).with_context(|| format!("--cgroup {}", cgroup.display()))?;
+        let cgroup = cgroup::tree(cgroup)?;
+        dataplane.attach_cgroup(&cgroup).with_context(|| format!("--cgroup {}", cgroup.display()))?;
     }
     info!(node = config.node, adopted = dataplane.adopted(), "datapath open");
 
@@ -111,7 +119,7 @@ async fn serve(config: Config) -> Result<()> {
     let plugin = match &config.conflist {
         // The runtime runs the plugin elsewhere.
         Some(path) => Some(Plugin {
-            path: conflist::file_at(path),
+            path: conflist::file_at(path)?,
             socket: std::path::absolute(&config.socket)?,
             state: std::path::absolute(&config.cni_state)?,
             mtu: underlays.iter().map(|underlay| underlay.mtu).min().unwrap_or(1500),

@@ -21,6 +21,10 @@ pub fn read_sysctl(setting: &str) -> Result<String> {
     }
 }
 
+/// In a container `/proc/sys` is read-only, whatever its capabilities; there the same folder is mounted a second time
+/// (deploy/base/agent.yaml). Either shows the namespace of who looks.
 fn path_of(setting: &str) -> PathBuf {
-    Path::new("/proc/sys/net").join(setting)
+    let mounted = Path::new("/host/proc/sys/net");
+    let folder = if mounted.is_dir() { mounted } else { Path::new("/proc/sys/net") };
+    folder.join(setting)
 }
