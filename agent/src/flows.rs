@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(rfc3339(1_795_500_000_000_000_000), "2026-11-24T06:00:00.000000Z");
         let now = Clock::read().wall_ns(monotonic_ns() as u64);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i128;
-        assert!((now - wall).abs() < 1_000_000_000, "{now} {wall}");
+        assert!((now - wall).abs() < 60_000_000_000, "{now} {wall}");
     }
 
     #[test]

@@ -102,8 +102,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tests::arbitrary::config;
 
     proptest! {
+        #![proptest_config(config(256))]
+
         #[test]
         fn labels_are_what_they_were_made_of(
             labels in prop::collection::btree_map(".{0,80}", ".{0,5000}", 0..6), other in ".{0,3}",

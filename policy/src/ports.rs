@@ -145,6 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tests::arbitrary::config;
 
     fn contains(prefix: Prefix, port: u16) -> bool {
         prefix.bits == 0 || (port ^ prefix.port) >> (16 - prefix.bits) == 0
@@ -166,6 +167,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(config(256))]
+
         #[test]
         fn claims_prefixes_and_overlays_answer_like_a_list_searched_in_order(
             ours in prop::collection::vec((any::<u16>(), any::<u16>(), 0..4_u8), 0..6),

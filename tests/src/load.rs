@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use netlink::Netns;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::traffic::{GLANCE, IMPATIENCE, Outcome, PATIENCE, ask, connect, udp_socket};
 
@@ -101,6 +102,8 @@ impl Load {
     pub fn datagrams(&mut self, name: &str, from: &Netns, to: &Netns, address: SocketAddr) {
         let open = || UdpSocket::bind(SocketAddr::new(address.ip(), address.port()));
         let receiver = to.run(open).expect("enter").expect("listen");
+        // A second of them, should the receiver be held up. Root may.
+        setsockopt(&receiver, sockopt::RcvBufForce, &(1 << 20)).expect("a larger buffer");
         let sent_all = Arc::new(AtomicBool::new(false));
         let sent = Arc::clone(&sent_all);
         self.start(&format!("{name}, sent"), from, move |stop, record| {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use api::{Flow, FlowLine, VerdictKind};
 use netlink::Netns;
@@ -51,6 +52,17 @@ impl Drop for Manifests {
     fn drop(&mut self) {
         std::fs::remove_file(&self.0).expect("remove the manifests");
     }
+}
+
+/// Packets that both nodes have counted under a name.
+pub async fn counter(stage: &Stage, name: &str) -> u64 {
+    let mut sum = 0;
+    for node in NODES {
+        let counters = stage.sandbox.status(node).await.expect("an agent that answers").counters;
+        // One that has counted nothing yet is not shown.
+        sum += counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.packets);
+    }
+    sum
 }
 
 /// A sandbox of two nodes, and the file that it plays.
@@ -177,11 +189,12 @@ impl Stage {
 
     /// The reason of the last drop between two ends, as soon as there is one.
     pub async fn drop_reason(&self, from: IpAddr, to: IpAddr) -> String {
-        for _ in 0..100 {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
             if let Some(flow) = self.drops(from, to).await.pop() {
                 return flow.reason;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         "no drop was seen".to_owned()
     }

@@ -14,7 +14,7 @@ const SERVER: &str = "shop/server";
 const ECHO: u16 = 7000;
 const OLD: u32 = LAYOUT_VERSION - 1;
 /// As where an agent of the same layout comes back.
-const STALL: Duration = Duration::from_millis(200);
+const STALL: Duration = Duration::from_millis(900);
 
 const SHOP: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n\
     ---\napiVersion: v1\nkind: Pod\nmetadata: {name: server, namespace: shop, labels: {role: server}}\n\

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// How long each is run
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// Where chance begins; absent: somewhere else each time
+    #[arg(long)]
+    seed: Option<u32>,
     /// Run the one target on this input only, as when it was found
     #[arg(long, conflicts_with = "keep")]
     input: Option<PathBuf>,
@@ -93,7 +96,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
     let bench = Bench::set_up(args.engine)?;
     let mut count = Count::default();
     for target in targets {
-        match bench.run(target, args.seconds) {
+        match bench.run(target, args.seconds, args.seed) {
             Ok(()) => count.passed += 1,
             Err(error) => {
                 count.failed += 1;
@@ -144,7 +147,7 @@ impl Bench {
         Ok(command)
     }
 
-    fn run(&self, target: Target, seconds: u32) -> Result<()> {
+    fn run(&self, target: Target, seconds: u32, seed: Option<u32>) -> Result<()> {
         let name = target.name();
         let (corpus, found) = (self.place("corpus", target)?, self.place("found", target)?);
         let kept = kept("corpus", target);
@@ -154,6 +157,7 @@ impl Bench {
         let mut command = self.fuzzer(target)?;
         command.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LONGEST_INPUT}"));
         command.arg(format!("-artifact_prefix={}/", found.display()));
+        command.args(seed.map(|seed| format!("-seed={seed}")));
         command.args(["-print_final_stats=1", "-use_value_profile=1"]);
         let words = workspace::root().join("fuzz/words").join(name);
         if words.is_file() {

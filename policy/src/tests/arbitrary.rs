@@ -12,6 +12,7 @@ use proptest::collection::vec;
 use proptest::option::{of, weighted};
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
+use proptest::test_runner::RngSeed;
 
 use super::world::Cluster;
 use crate::lookup::Flow;
@@ -231,11 +232,14 @@ pub(crate) fn flows(count: usize) -> impl Strategy<Value = Vec<Flow>> {
     vec(flow, count)
 }
 
-/// A test that looks at this many cases, or at `PROPTEST_CASES`.
+/// A test that looks at this many cases, always the same: a change makes it fail, and chance does not. With `PROPTEST_CASES`
+/// it looks at so many others.
 pub(crate) fn config(cases: u32) -> ProptestConfig {
-    let asked = std::env::var_os("PROPTEST_CASES").is_some();
     let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    ProptestConfig { cases: if asked { default.cases } else { cases }, ..default }
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        return default;
+    }
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(1), ..default }
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -3,7 +3,7 @@
 //! [`world::Cluster`] alone knows the API; a test reads like the page of the specification that it holds on to.
 
 mod agreement;
-mod arbitrary;
+pub(crate) mod arbitrary;
 mod compiler;
 mod endpoints;
 mod explain;

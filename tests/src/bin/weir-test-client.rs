@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
         Err(error) => format!("{:?}", error.kind()),
     };
     // Fast enough to be an answer, not the end of somebody's patience.
-    let pace = if start.elapsed() < PATIENCE / 3 { "at once" } else { "late" };
+    let pace = if start.elapsed() < PATIENCE * 2 / 3 { "at once" } else { "late" };
     writeln!(std::io::stdout(), "{line}, {pace}").context("write to standard output")
 }
 

@@ -133,9 +133,9 @@ async fn nothing_is_complete_before_every_kind_is_listed_to_its_last_page() {
         }
         let mut told = Told::by(&api);
         told.until("a complaint", |told| !told.complaints().is_empty()).await;
+        told.until("what is known, which goes ahead", |told| told.names().len() == 7).await;
         told.listen(300).await;
         assert!(!told.complete);
-        assert_eq!(told.names().len(), 7, "what is known goes ahead");
         assert_eq!(told.complaints(), ["API server, Services: 403 Forbidden: services is forbidden"]);
         api.set(|cluster| cluster.forbidden = None);
         told.until("the rest", |told| told.complete && told.complaints().is_empty()).await;
@@ -446,13 +446,16 @@ async fn an_endpoint_is_taken_in_with_its_policies_and_no_silence_of_the_server_
         let tables = datapath.kernel.borrow().tables.clone();
         api.set(|cluster| cluster.gone = true);
         api.cut();
-        sleep(Duration::from_secs(1)).await;
-        let after = status().await;
-        assert!(
-            after.ready && after.warnings.iter().any(|warning| warning.starts_with("API server, Pods: "))
-        );
+        let complains =
+            |status: &::api::Status| status.warnings.iter().any(|it| it.starts_with("API server, Pods: "));
+        let mut after = status().await;
+        while !complains(&after) {
+            sleep(Duration::from_millis(20)).await;
+            after = status().await;
+        }
+        assert!(after.ready);
         assert_eq!((after.generation, after.endpoints.len()), (before.generation, 1));
         assert_eq!(datapath.kernel.borrow().tables, tables);
     };
-    LocalSet::new().run_until(test).await;
+    timeout(Duration::from_secs(60), LocalSet::new().run_until(test)).await.expect("the test ends");
 }
