@@ -1,5 +1,5 @@
 //! Frames as a vocabulary: what a pod, a router or a liar puts on the wire. Lengths are right unless a test bends them;
-//! checksums are left out, since no program of ours reads them.
+//! checksums are left out unless a kernel is to take the packet in ([`Packet::checked`]), since no program of ours reads them.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -240,6 +240,28 @@ impl Packet {
         self
     }
 
+    /// With the checksum of its protocol, for a kernel that is to take it in. To be called before it is cut into pieces.
+    pub fn checked(mut self) -> Self {
+        let at = match self.protocol {
+            TCP => 16,
+            UDP => 6,
+            ICMP | ICMPV6 => 2,
+            other => panic!("protocol {other} has no checksum that we know"),
+        };
+        self.payload[at..at + 2].fill(0);
+        let length = u32::try_from(self.payload.len()).expect("a packet is short");
+        let pseudo = match (self.source, self.destination) {
+            _ if self.protocol == ICMP => Vec::new(),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => [source.octets(), destination.octets()].concat(),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => [source.octets(), destination.octets()].concat(),
+            _ => unreachable!("`new` lets one family in"),
+        };
+        let about = if pseudo.is_empty() { 0 } else { length + u32::from(self.protocol) };
+        let sum = checksum(&[&pseudo[..], &about.to_be_bytes(), &self.payload].concat());
+        self.payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        self
+    }
+
     /// Only this many bytes of the payload.
     pub fn cut(mut self, length: usize) -> Self {
         self.payload.truncate(length);
@@ -308,4 +330,12 @@ impl Packet {
 /// A frame of any EtherType.
 pub fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2][..], &ethertype.to_be_bytes(), payload].concat()
+}
+
+/// The checksum of the Internet (RFC 1071).
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or_default()
 }

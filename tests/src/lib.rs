@@ -5,6 +5,7 @@ pub mod beyond;
 pub mod bpffs;
 pub mod browser;
 pub mod command;
+pub mod denials;
 pub mod dice;
 pub mod flows;
 pub mod frame;

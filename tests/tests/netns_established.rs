@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use netlink::Netns;
-use tests::node::FAMILIES;
+use tests::denials::{Drops, is_denied};
+use tests::node::{FAMILIES, Family};
 use tests::stage::{Stage, block_on};
 use tests::town::{keeping_policy, policy, web_near_and_far};
-use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, ask, connect, tcp, udp_socket};
+use tests::traffic::{Echo, IMPATIENCE, PATIENCE, ask, connect, tcp, udp_socket};
 
 const PORT: u16 = 7000;
 
@@ -45,10 +46,22 @@ impl Talk {
         assert_eq!(self.say(PATIENCE), [Ok(()); 2], "{}", self.name);
     }
 
-    #[track_caller]
-    fn is_cut(&mut self) {
+    /// By the policies that `by` names: `ingress shop/web`.
+    async fn is_cut(&mut self, stage: &Stage, by: &str) {
+        let (from, to) = (self.tcp.local_addr().unwrap().ip(), self.tcp.peer_addr().unwrap());
+        let drops = Drops::so_far(stage, from, to.ip()).await;
         assert_eq!(self.say(IMPATIENCE), [Err(ErrorKind::WouldBlock); 2], "{}", self.name);
+        for protocol in ["TCP", "UDP"] {
+            drops.one_more(stage, protocol, to.port(), by).await;
+        }
     }
+}
+
+/// A new connection is denied by `shop/web`.
+async fn nobody_new(stage: &Stage, from: &str, family: Family) {
+    let (netns, source, to) =
+        (stage.netns(from), stage.ip(from, family), stage.address("shop/web", family, PORT));
+    is_denied(stage, source, to, ("TCP", "ingress shop/web"), || tcp(&netns, to, IMPATIENCE)).await;
 }
 
 /// From both pods to `shop/web` over both families.
@@ -71,7 +84,9 @@ fn line_9_what_a_new_policy_does_not_allow_is_cut_at_its_next_packet_or_kept_as_
         ] {
             let mut talks = talks_to_web(&stage);
             stage.apply(&(web_near_and_far() + &deny)).await;
-            talks.iter_mut().for_each(Talk::is_cut);
+            for talk in &mut talks {
+                talk.is_cut(&stage, "ingress shop/web").await;
+            }
             stage.apply(&web_near_and_far()).await;
             // TCP sends again by itself; what was cut flows again.
             drop(talks);
@@ -86,19 +101,20 @@ fn line_9_what_a_new_policy_does_not_allow_is_cut_at_its_next_packet_or_kept_as_
                     + &policy("shop/far", "app: far", egress)),
             )
             .await;
-        talks.iter_mut().for_each(Talk::is_cut);
+        let (near, far) = talks.split_at_mut(2);
+        for (talks, by) in [(near, "egress shop/near"), (far, "egress shop/far")] {
+            for talk in talks {
+                talk.is_cut(&stage, by).await;
+            }
+        }
         stage.apply(&web_near_and_far()).await;
 
         let mut talks = talks_to_web(&stage);
         stage.apply(&(web_near_and_far() + &keeping_policy("shop/web", "app: web", "ingress: []"))).await;
         talks.iter_mut().for_each(Talk::goes_on);
         for from in ["shop/near", "shop/far"] {
-            for to in stage.addresses("shop/web", PORT) {
-                assert_eq!(
-                    tcp(&stage.netns(from), to, IMPATIENCE),
-                    Outcome::Silence,
-                    "a new one from {from}"
-                );
+            for family in FAMILIES {
+                nobody_new(&stage, from, family).await;
             }
         }
         stage.down().await;
@@ -121,8 +137,7 @@ fn line_9_replies_keep_flowing_to_who_began_before_there_was_a_policy() {
         stage.apply(&(web_near_and_far() + &policy("shop/web", "app: web", "ingress: []"))).await;
         talks.iter_mut().for_each(Talk::goes_on);
         for family in FAMILIES {
-            let to = stage.address("shop/web", family, PORT);
-            assert_eq!(tcp(&stage.netns("shop/near"), to, IMPATIENCE), Outcome::Silence);
+            nobody_new(&stage, "shop/near", family).await;
         }
         // Nor may the others begin anything; their answers are none of that.
         let egress = "policyTypes: [Egress], egress: []";

@@ -4,22 +4,13 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use tests::beyond::Beyond;
+use tests::denials::is_denied;
 use tests::frame;
 use tests::node::{FAMILIES, Family};
 use tests::raw::{ping, send};
-use tests::stage::{NODES, Stage, block_on};
+use tests::stage::{Stage, block_on, counter};
 use tests::town::{policy, web_near_and_far};
 use tests::traffic::{Echo, IMPATIENCE, Outcome, PATIENCE, udp, udp_of};
-
-async fn counter(stage: &Stage, name: &str) -> u64 {
-    let mut sum = 0;
-    for node in NODES {
-        let counters = stage.sandbox.status(node).await.unwrap().counters;
-        // One that has counted nothing yet is not shown.
-        sum += counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.packets);
-    }
-    sum
-}
 
 #[test]
 fn line_15_a_source_that_is_not_the_pods_is_dropped_at_its_own_veth() {
@@ -81,8 +72,15 @@ fn line_10_pings_follow_rules_for_all_ports() {
             for family in FAMILIES {
                 let to = stage.ip("shop/web", family);
                 for (from, expected) in [("shop/near", &near), ("shop/far", &far)] {
-                    let patience = if *expected == Outcome::Answered { PATIENCE } else { IMPATIENCE };
-                    assert_eq!(ping(&stage.netns(from), to, patience), *expected, "{from} to {to}: {rules}");
+                    let netns = stage.netns(from);
+                    if *expected == Outcome::Answered {
+                        assert_eq!(ping(&netns, to, PATIENCE), Outcome::Answered, "{from} to {to}: {rules}");
+                    } else {
+                        let icmp = if family == Family::V4 { "ICMP" } else { "ICMPv6" };
+                        let (from, to) = (stage.ip(from, family), SocketAddr::new(to, 0));
+                        let knock = || ping(&netns, to.ip(), IMPATIENCE);
+                        is_denied(&stage, from, to, (icmp, "ingress shop/web"), knock).await;
+                    }
                 }
                 // Its own node always, and what it asks itself.
                 assert_eq!(ping(&stage.netns("node/node-0"), to, PATIENCE), Outcome::Answered, "{rules}");
@@ -133,11 +131,9 @@ fn line_12_fragments_follow_their_first_whether_it_passes_or_not() {
                         Outcome::Answered,
                         "{from}: {length} to {open}"
                     );
-                    assert_eq!(
-                        udp_of(&netns, shut, length, IMPATIENCE),
-                        Outcome::Silence,
-                        "{from}: {length} to {shut}"
-                    );
+                    let source = stage.ip(from, family);
+                    let knock = || udp_of(&netns, shut, length, IMPATIENCE);
+                    is_denied(&stage, source, shut, ("UDP", "ingress shop/web"), knock).await;
                 }
                 assert_eq!(udp(&netns, open, PATIENCE), Outcome::Answered);
             }

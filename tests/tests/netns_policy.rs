@@ -4,10 +4,11 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use netlink::Handle;
+use tests::denials::is_denied;
 use tests::node::{FAMILIES, Family};
 use tests::stage::{Stage, block_on};
 use tests::town::{host_pod, namespace, open, pod, policy, shut};
-use tests::traffic::{IMPATIENCE, PATIENCE};
+use tests::traffic::{IMPATIENCE, PATIENCE, udp};
 
 const SHOP: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: shop}}\n";
 const WEB: &str = "ingress shop/web";
@@ -250,8 +251,10 @@ fn line_1_egress_is_denied_by_default_but_for_dns_and_what_is_named() {
         stage.apply(&town(named)).await;
         let netns = stage.netns("shop/client");
         let dns = stage.sandbox.cast().dns_pod().unwrap().key();
-        for address in stage.addresses(&dns, 53) {
-            assert_eq!(tests::traffic::udp(&netns, address, IMPATIENCE), tests::load::DENIED);
+        for to in stage.addresses(&dns, 53) {
+            let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+            let from = stage.ip("shop/client", family);
+            is_denied(&stage, from, to, ("UDP", "egress shop/client"), || udp(&netns, to, IMPATIENCE)).await;
         }
         stage.down().await;
     });
