@@ -7,6 +7,7 @@ pub mod browser;
 pub mod command;
 pub mod denials;
 pub mod dice;
+pub mod eager;
 pub mod flows;
 pub mod frame;
 pub mod judges;

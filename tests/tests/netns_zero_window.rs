@@ -1,6 +1,7 @@
 //! Isolation holds from the first instant, and nothing allowed is denied once ADD has returned on the pod's own node: pods
-//! start while others hammer the addresses that they are about to get. `WEIR_STARTS` says how many (60 unless told). Needs
-//! root and the binaries beside this one (`cargo xtask test netns` builds them).
+//! start while others hammer the addresses that they are about to get, while they themselves send before they can, and while
+//! policies come and go that change no answer. `WEIR_STARTS` says how many (60 unless told). Needs root and the binaries
+//! beside this one (`cargo xtask test netns` builds them).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use netlink::Netns;
 use sandbox::Progress;
-use tests::stage::{NODES, Stage, block_on};
+use tests::eager::Eager;
+use tests::node::Family;
+use tests::stage::{Stage, block_on, counter};
 use tests::town::{namespace, pod, policy};
 use tests::traffic::udp_socket;
 
@@ -26,13 +29,14 @@ fn town(wave: usize) -> String {
         namespace("shop", ""),
         pod("shop/hammer-0", 0, "app: hammer", ""),
         pod("shop/hammer-1", 1, "app: hammer", ""),
-        pod("shop/friend-0", 0, "app: friend", ""),
-        pod("shop/friend-1", 1, "app: friend", ""),
+        pod("shop/friend-0", 0, "app: friend", "53/UDP"),
+        pod("shop/friend-1", 1, "app: friend", "53/UDP"),
         pod("shop/open", 0, "app: open", "53/UDP"),
         policy(
             "shop/guarded",
             "app: guarded",
-            "ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]",
+            "policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}], \
+             egress: [{to: [{podSelector: {matchLabels: {app: friend}}}]}]",
         ),
     ]
     .concat();
@@ -137,6 +141,58 @@ fn knock_once(netns: &Netns, targets: &[SocketAddr], wanted: usize) -> BTreeSet<
     netns.run(work).expect("enter")
 }
 
+/// Policies that come and go and change no answer: some are nobody's business, some select the pods that start and allow
+/// what is allowed already.
+struct Churn {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Churn {
+    fn start(stage: &Stage) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (until, draft) = (Arc::clone(&stop), stage.folder().join("churn.draft"));
+        let place = stage.objects().join("churn.yaml");
+        let thread = std::thread::spawn(move || {
+            let mut round = 0;
+            while !until.load(Ordering::Relaxed) {
+                std::fs::write(&draft, harmless(round)).expect("write a draft");
+                std::fs::rename(&draft, &place).expect("put it in place");
+                round += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            // What the sandbox waits for is its own file and nothing beside it.
+            std::fs::remove_file(&place).expect("take it away");
+        });
+        Self { stop, thread }
+    }
+
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("churn that does not panic");
+    }
+}
+
+fn harmless(round: usize) -> String {
+    let friends = "{podSelector: {matchLabels: {app: friend}}}";
+    let mut text = policy(
+        "shop/unrelated",
+        "app: nobody",
+        &format!("ingress: [{{from: [{friends}], ports: [{{port: {}}}]}}]", 1 + round % 1000),
+    );
+    if round % 2 == 0 {
+        let ingress = format!("ingress: [{{from: [{friends}], ports: [{{port: 53, protocol: UDP}}]}}]");
+        text += &policy("shop/more-ingress", "app: guarded", &ingress);
+    }
+    if round % 3 == 0 {
+        let egress = format!(
+            "policyTypes: [Egress], egress: [{{to: [{friends}]}}, {{to: [{friends}], ports: [{{port: 53}}]}}]"
+        );
+        text += &policy("shop/more-egress", "app: guarded", &egress);
+    }
+    text
+}
+
 /// A node's range holds so many pods of a wave after the other.
 const MOST: usize = 400;
 
@@ -157,26 +213,36 @@ fn start_pods(starts: usize) {
         let mut stage = Stage::up(&town(0)).await;
         // Nobody guards it: by its answers a hammer shows that it would notice.
         let open = stage.addresses("shop/open", PORT);
-        let friends = ["shop/friend-0", "shop/friend-1"].map(|friend| stage.netns(friend));
+        let names = ["shop/friend-0", "shop/friend-1"];
+        let friends = names.map(|friend| stage.netns(friend));
+        let friendly = names.map(|friend| stage.addresses(friend, PORT)).concat();
         let targets = Arc::new(Mutex::new(Vec::new()));
         let hammers =
             ["shop/hammer-0", "shop/hammer-1"].map(|pod| Hammer::start(&stage.netns(pod), &targets));
 
-        let (mut started, mut denied) = (0, Vec::new());
+        let (mut started, mut denied, mut eager) = (0, Vec::new(), Vec::new());
         for wave in 1..=starts.div_ceil(2 * WAVE) {
             let ahead = [next(&stage, 0), next(&stage, 1)];
             *targets.lock().unwrap() = [&ahead[0][..], &ahead[1], &open].concat();
+            let senders = Eager::start(&stage.folder().join("netns"), &open, &friendly);
+            let churn = Mutex::new(Some(Churn::start(&stage)));
             let reached = Mutex::new([BTreeSet::new(), BTreeSet::new()]);
-            let at_once = |progress: Progress| {
+            let went_out = Mutex::new(Vec::new());
+            let at_once = |progress: Progress| match progress {
                 // The last plugin of the wave has returned this moment.
-                if matches!(progress, Progress::Pods(done, total) if done == total && total > 0) {
+                Progress::Pods(done, total) if done == total && total > 0 => {
                     let knock = |node: usize| knock_once(&friends[node], &ahead[node], 2 * WAVE);
                     *reached.lock().unwrap() = [knock(0), knock(1)];
+                    let out = |pod: &Netns| missing(&friendly, &knock_once(pod, &friendly, friendly.len()));
+                    *went_out.lock().unwrap() = senders.pods().iter().map(out).collect();
                 }
+                Progress::Policies => churn.lock().unwrap().take().map_or((), Churn::finish),
+                _ => {}
             };
             stage.manifests.write(&town(wave));
             let cast = stage.manifests.cast(Some(stage.sandbox.cast()));
             stage.sandbox.apply(cast, &at_once).await.unwrap();
+            eager.extend(senders.finish());
             let reached = reached.into_inner().unwrap();
             for number in 0..WAVE {
                 for node in 0..2 {
@@ -184,30 +250,59 @@ fn start_pods(starts: usize) {
                     for address in stage.addresses(&format!("shop/guarded-{wave}-{number}-{node}"), PORT) {
                         assert!(ahead[node].contains(&address), "{address} was not foreseen: {ahead:?}");
                         if !reached[node].contains(&address) {
-                            denied.push(address);
+                            let from = stage.ip(names[node], family_of(address));
+                            denied.push((from, address, stage.drop_reason(from, address.ip()).await));
                         }
                     }
                 }
             }
+            let went_out = went_out.into_inner().unwrap();
+            assert_eq!(went_out.len(), 2 * WAVE, "the pods of the wave");
+            let silent = went_out.iter().flatten().count();
+            assert_eq!(silent, 0, "{went_out:?} {}", why_not_out(&stage, wave, &friendly).await);
         }
         let (sent, passed): (Vec<u64>, Vec<_>) = hammers.map(Hammer::finish).into_iter().unzip();
-        let mut dropped = 0;
-        for node in NODES {
-            let counters = stage.sandbox.status(node).await.unwrap().counters;
-            dropped += counters
-                .iter()
-                .filter(|counter| counter.name == "policy_denied")
-                .map(|counter| counter.packets)
-                .sum::<u64>();
-        }
+        let dropped = counter(&stage, "policy_denied").await;
+        let (pods, eagerly): (usize, u64) = (eager.len(), eager.iter().map(|sent| sent.count).sum());
         eprintln!(
-            "{started} starts, {sent:?} packets sent, {dropped} dropped, passed {passed:?}, denied {denied:?}"
+            "{started} starts, {sent:?} packets sent to them, {eagerly} from {pods} of them, {dropped} dropped, \
+             passed {passed:?}, denied {denied:?}"
         );
         for passed in passed {
             assert_eq!(passed, open.into(), "passed before the policy");
         }
-        assert_eq!(denied, Vec::<SocketAddr>::new(), "denied after ADD had returned");
-        assert!(dropped > 20 * started, "only {dropped} of {sent:?} hit");
+        for sent in &eager {
+            assert!(sent.answered.is_disjoint(&open.into()), "left before the policy: {sent:?}");
+            assert!(sent.count > 0, "never had a way out: {sent:?}");
+        }
+        assert_eq!(pods, started, "each pod was eager");
+        assert!(eager.iter().any(|sent| !sent.answered.is_empty()), "nobody who may answers");
+        assert_eq!(denied, Vec::new(), "denied after ADD had returned, and why");
+        assert!(dropped > started as u64, "only {dropped} of {sent:?} hit");
         stage.down().await;
     });
+}
+
+fn missing(wanted: &[SocketAddr], answered: &BTreeSet<SocketAddr>) -> Vec<SocketAddr> {
+    wanted.iter().filter(|address| !answered.contains(address)).copied().collect()
+}
+
+fn family_of(address: SocketAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// Why a pod of the wave did not reach its friends.
+async fn why_not_out(stage: &Stage, wave: usize, friendly: &[SocketAddr]) -> String {
+    let mut said = "denied after ADD had returned:".to_owned();
+    for number in 0..WAVE {
+        for node in 0..2 {
+            let pod = format!("shop/guarded-{wave}-{number}-{node}");
+            for to in friendly {
+                let drops = stage.drops(stage.ip(&pod, family_of(*to)), to.ip()).await;
+                let reasons: Vec<_> = drops.iter().map(|drop| &drop.reason).collect();
+                said += &format!("\n{pod} to {to}: {reasons:?}");
+            }
+        }
+    }
+    said
 }
