@@ -1,6 +1,7 @@
 //! The laws of this tree that no compiler knows. `cargo xtask tidy` shows every breach; each law is an ordinary test too,
 //! so that a breach fails `cargo test`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -191,17 +192,32 @@ fn cargo() -> Command {
 fn tests_that_are_not() -> Result<Vec<String>> {
     const WORDS: usize = 5;
     let path = "docs/policy-semantics.md";
-    let code: Vec<String> = texts(&["rs"])?.into_iter().map(|(_, text)| text).collect();
+    let code = texts(&["rs"])?;
+    let tests: BTreeSet<&str> = code.iter().flat_map(|(_, text)| tests_in(text)).collect();
     let mut breaches = Vec::new();
     for (number, line) in read(path)?.lines().enumerate() {
         let quoted = line.split('`').skip(1).step_by(2);
         for name in quoted.filter(|name| name.split('_').count() >= WORDS) {
-            if !code.iter().any(|text| text.contains(&format!("fn {name}("))) {
+            if !tests.contains(name) {
                 breaches.push(format!("{path}:{}: there is no test {name}", number + 1));
             }
         }
     }
     Ok(breaches)
+}
+
+/// The functions that a test run calls, by name: marked as tests, with nothing but attributes and comments in between.
+fn tests_in(code: &str) -> impl Iterator<Item = &str> {
+    let mut is_marked = false;
+    code.lines().map(str::trim_start).filter_map(move |line| {
+        let is_mark = line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        if is_mark || line.starts_with("#[") || line.starts_with("//") {
+            is_marked |= is_mark;
+            return None;
+        }
+        let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split('(').next();
+        std::mem::take(&mut is_marked).then_some(name).flatten()
+    })
 }
 
 #[cfg(test)]
@@ -254,5 +270,12 @@ mod tests {
     #[test]
     fn the_tests_that_documents_name_exist() {
         holds(tests_that_are_not);
+    }
+
+    #[test]
+    fn only_what_a_test_run_calls_is_a_test() {
+        let code = "#[test]\nfn plain() {}\nfn helper() {}\n#[tokio::test(start_paused = true)]\n/// Why.\nasync fn timed() {}\n\
+            proptest! {\n    #[test]\n    fn random(n in 0..3) {}\n}\n#[cfg(test)]\nmod m {}\nfn last() {}\n";
+        assert_eq!(tests_in(code).collect::<Vec<_>>(), ["plain", "timed", "random"]);
     }
 }
