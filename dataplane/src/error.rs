@@ -26,6 +26,12 @@ pub enum Error {
         path.display()
     )]
     Layout { path: PathBuf, found: String, wanted: u32 },
+    #[error(
+        "pinned map `{}` has rows of {} and {} bytes (key and value), this agent needs {} and {}: run the agent that made it, or \
+         take the endpoints of this node down and remove its pins",
+        path.display(), found.0, found.1, wanted.0, wanted.1
+    )]
+    Rows { path: PathBuf, map: &'static str, found: (u32, u32), wanted: (u32, u32) },
     #[error("load the kernel programs")]
     LoadObject(#[source] Box<EbpfError>),
     #[error("load program `{program}`")]

@@ -10,6 +10,7 @@ mod maps;
 mod migrate;
 mod native;
 mod pin;
+mod rows;
 mod sweep;
 mod trial;
 

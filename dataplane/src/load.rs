@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::maps::Maps;
 use crate::migrate::{self, Previous};
 use crate::pin::Pins;
+use crate::rows;
 
 /// How programs are attached to an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
     let layout = options.layout.unwrap_or(names::LAYOUT_VERSION);
     let (pins, previous) = Pins::open(&options.pins, layout, options.migrate)?;
     let adopted = pins.map(names::CONFIG).exists();
+    rows::check(&pins)?;
     let shared = match &previous {
         Some(old) => migrate::share(old, &pins)?,
         None => false,

@@ -17,6 +17,7 @@ use crate::attach;
 use crate::error::Error;
 use crate::load::TC_PROGRAMS;
 use crate::pin::Pins;
+use crate::rows;
 use crate::sweep;
 
 /// The pins of another layout.
@@ -80,8 +81,10 @@ pub(crate) fn share(old: &Pins, ours: &Pins) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Rows that mean the same by their number, and by their length too: a build of somebody's own may have borrowed the number.
 fn is_alike(old: &Pins) -> bool {
-    old.layout().is_some_and(|layout| names::LAYOUTS_ALIKE.contains(&layout))
+    let by_number = old.layout().is_some_and(|layout| names::LAYOUTS_ALIKE.contains(&layout));
+    by_number && rows::are_ours(old, &SHARED)
 }
 
 /// Another epoch than any shared connection was judged in.
