@@ -212,10 +212,43 @@ fn unfold(origin: &str, line: usize, value: Value, found: &mut Vec<Document>) ->
     Ok(())
 }
 
+/// An object of a kind that the compiler does not watch, typed, and a warning for each field that its type does not have.
+pub fn read<T>(document: &Document) -> Result<(T, Vec<Warning>), Warning>
+where
+    T: DeserializeOwned + Serialize,
+{
+    let (typed, fields) = lossless(document)?;
+    let object = document.to_string();
+    let warning = |(field, message)| Warning { object: object.clone(), field, message };
+    Ok((typed, fields.into_iter().map(warning).collect()))
+}
+
 fn typed<T>(document: &Document) -> Result<(Object, Vec<Warning>), Warning>
 where
     T: DeserializeOwned + Serialize,
     Object: From<T>,
+{
+    let (typed, fields) = lossless::<T>(document)?;
+    let object = Object::from(typed);
+    let key: ObjectKey = object.key();
+    if key.name.is_empty() {
+        return Err(Warning {
+            object: format!("{} at {}:{}", document.kind, document.origin, document.line),
+            field: "metadata.name".to_owned(),
+            message: "missing: every object needs a name".to_owned(),
+        });
+    }
+    let warnings = fields
+        .into_iter()
+        .map(|(field, message)| Warning { object: key.to_string(), field, message })
+        .collect();
+    Ok((object, warnings))
+}
+
+/// The typed value, and path and reason of each field that it does not hold.
+fn lossless<T>(document: &Document) -> Result<(T, Vec<(String, String)>), Warning>
+where
+    T: DeserializeOwned + Serialize,
 {
     let mut value = document.value.clone();
     quantities_as_text(&mut value);
@@ -243,21 +276,7 @@ where
     // Into a value and back costs little beside the reading, and needs no list of field names to keep up to date.
     let again = serde_json::to_value(&typed).unwrap_or(Value::Null);
     unknown_fields(&value, &again, "", &mut fields);
-
-    let object = Object::from(typed);
-    let key: ObjectKey = object.key();
-    if key.name.is_empty() {
-        return Err(Warning {
-            object: format!("{} at {}:{}", document.kind, document.origin, document.line),
-            field: "metadata.name".to_owned(),
-            message: "missing: every object needs a name".to_owned(),
-        });
-    }
-    let warnings = fields
-        .into_iter()
-        .map(|(field, message)| Warning { object: key.to_string(), field, message })
-        .collect();
-    Ok((object, warnings))
+    Ok((typed, fields))
 }
 
 /// Fields of `given` that did not come back, as paths. A `null` asks for nothing, so nothing is lost with it.

@@ -84,7 +84,7 @@ fn run(tier: Tier, tools: &Tools) -> Result<Count> {
             // What needs nothing whole, tests and documentation; of the crates whose `tests/` folder needs root the rest.
             count.add(cargo_test(
                 tools,
-                &["agent", "api", "cli", "common", "dataplane", "policy", "xtask"],
+                &["agent", "api", "cli", "common", "dataplane", "ingress", "policy", "xtask"],
                 &[],
             )?);
             count.add(cargo_test(tools, &["bench", "cni", "netlink", "sandbox"], &["--lib", "--bins"])?);

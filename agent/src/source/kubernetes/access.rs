@@ -56,6 +56,9 @@ impl Access {
         config.read_timeout = None;
         // Trying again is what the feeds do, in their own time.
         config.default_retry = false;
+        // Where the whole workspace is built at once there are two providers, and rustls does not choose. If somebody has
+        // chosen before, that is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
         Ok(Self { client: Client::try_from(config).map_err(|error| anyhow!(innermost(&error)))? })
     }
 }

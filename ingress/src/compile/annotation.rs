@@ -1,0 +1,310 @@
+//! The annotations of ingress-nginx that people use.
+//!
+//! Every one that is not honoured is a warning. One that keeps people out (authentication, lists of sources) and cannot be
+//! honoured closes the object: its requests are refused, for served without it they would be open to everyone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use ipnet::IpNet;
+
+use super::canary::Canary;
+use super::{Affinity, BasicLimits, Cors, Filter, Protocol, Sources, Warner};
+use crate::route::Host;
+
+const PREFIX: &str = "nginx.ingress.kubernetes.io/";
+
+/// Annotations that keep somebody out, which we cannot do yet.
+const CLOSING: &[&str] = &[
+    "auth-realm",
+    "auth-secret",
+    "auth-secret-type",
+    "auth-signin",
+    "auth-tls-match-cn",
+    "auth-tls-secret",
+    "auth-tls-verify-client",
+    "auth-type",
+    "auth-url",
+    "enable-modsecurity",
+    "satisfy",
+];
+
+/// All that the annotations of one object ask for.
+#[derive(Debug)]
+pub(super) struct Options {
+    /// Without those that depend on the path or on TLS.
+    pub(super) filters: Vec<Filter>,
+    pub(super) limits: BasicLimits,
+    pub(super) affinity: Option<Affinity>,
+    pub(super) protocol: Protocol,
+    pub(super) ssl_redirect: bool,
+    pub(super) force_ssl_redirect: bool,
+    pub(super) rewrite_target: Option<String>,
+    pub(super) use_regex: bool,
+    pub(super) aliases: Vec<Host>,
+    pub(super) canary: Option<Canary>,
+    /// Why nothing may be served.
+    pub(super) closed: Option<String>,
+}
+
+/// Reads them; what is read is taken out, so that what is left was not honoured.
+pub(super) fn options(annotations: &BTreeMap<String, String>, warner: &mut Warner<'_>) -> Options {
+    let values = annotations
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, value.trim())))
+        .collect();
+    let mut reader = Reader { values, warner, closed: None };
+    let mut filters = Vec::new();
+    reader.sources(&mut filters);
+    reader.redirects(&mut filters);
+    if let Some(path) = reader.text("app-root", |text| text.starts_with('/'), "a path such as /app") {
+        filters.push(Filter::AppRoot(path));
+    }
+    filters.extend(reader.cors().map(Filter::Cors));
+    filters.extend(reader.header("upstream-vhost").map(Filter::UpstreamHost));
+    let options = Options {
+        limits: reader.limits(),
+        affinity: reader.affinity(),
+        protocol: reader.protocol(),
+        ssl_redirect: reader.flag("ssl-redirect").unwrap_or(true),
+        force_ssl_redirect: reader.flag("force-ssl-redirect").unwrap_or(false),
+        rewrite_target: reader.text("rewrite-target", |text| text.starts_with('/'), "a path such as /$2"),
+        use_regex: reader.flag("use-regex").unwrap_or(false),
+        aliases: reader.aliases(),
+        canary: Canary::read(&mut reader),
+        filters,
+        closed: None,
+    };
+    reader.harmless();
+    let closed = reader.rest();
+    Options { closed, ..options }
+}
+
+pub(super) struct Reader<'a, 'w> {
+    values: BTreeMap<&'a str, &'a str>,
+    warner: &'a mut Warner<'w>,
+    closed: Option<String>,
+}
+
+impl Reader<'_, '_> {
+    fn take(&mut self, key: &str) -> Option<&str> {
+        self.values.remove(key)
+    }
+
+    fn wrong(&mut self, key: &str, message: impl Into<String>) {
+        self.warner.warn(format!("{PREFIX}{key}"), message);
+    }
+
+    /// A value that `parse` understands; a wrong one is warned of and as good as absent.
+    pub(super) fn value<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.take(key)?.to_owned();
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            self.wrong(key, format!("{text:?}: expected {expected}; it is left out"));
+        }
+        parsed
+    }
+
+    pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
+        self.value(key, "\"true\" or \"false\"", |text| text.parse().ok())
+    }
+
+    pub(super) fn text(&mut self, key: &str, valid: impl Fn(&str) -> bool, expected: &str) -> Option<String> {
+        self.value(key, expected, |text| valid(text).then(|| text.to_owned()))
+    }
+
+    fn header(&mut self, key: &str) -> Option<HeaderValue> {
+        self.value(key, "text that a header can hold", |text| {
+            HeaderValue::from_str(text).ok().filter(|value| !value.is_empty())
+        })
+    }
+
+    fn sources(&mut self, filters: &mut Vec<Filter>) {
+        for key in ["denylist-source-range", "whitelist-source-range", "allowlist-source-range"] {
+            let Some(text) = self.take(key).map(str::to_owned) else { continue };
+            let sources: Option<Sources> = text.split(',').map(|part| source(part.trim())).collect();
+            match sources {
+                Some(sources) if key.starts_with("deny") => filters.push(Filter::DenySources(sources)),
+                Some(sources) => filters.push(Filter::AllowSources(sources)),
+                None => {
+                    let message = format!(
+                        "{text:?}: expected blocks of addresses such as 10.0.0.0/8,2001:db8::/32; the object is refused to everyone"
+                    );
+                    self.wrong(key, message);
+                    self.closed = Some(format!("its list of sources, {key}, cannot be read"));
+                }
+            }
+        }
+    }
+
+    fn redirects(&mut self, filters: &mut Vec<Filter>) {
+        for (key, code_key, default) in [
+            ("permanent-redirect", "permanent-redirect-code", StatusCode::MOVED_PERMANENTLY),
+            ("temporal-redirect", "temporal-redirect-code", StatusCode::FOUND),
+        ] {
+            let status = self.value(code_key, "a status from 300 to 308", |text| {
+                let code = text.parse().ok().filter(|code| (300..=308).contains(code))?;
+                StatusCode::from_u16(code).ok()
+            });
+            let location = self.value(key, "a URL such as https://example.com/", |text| {
+                text.parse::<hyper::Uri>().ok()?;
+                HeaderValue::from_str(text).ok()
+            });
+            filters.extend(
+                location.map(|location| Filter::Redirect { status: status.unwrap_or(default), location }),
+            );
+        }
+    }
+
+    fn cors(&mut self) -> Option<Cors> {
+        let enabled = self.flag("enable-cors").unwrap_or(false);
+        let list = |text: &str| text.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>();
+        let origins = self.value("cors-allow-origin", "* or origins such as https://*.example.com", |text| {
+            let origins = list(text);
+            let valid = |it: &String| it == "*" || (it.contains("://") && it.matches('*').count() <= 1);
+            origins.iter().all(valid).then_some(origins)
+        });
+        let methods = self.header("cors-allow-methods");
+        let headers = self.header("cors-allow-headers");
+        let expose = self.header("cors-expose-headers");
+        let credentials = self.flag("cors-allow-credentials");
+        let max_age = self.value("cors-max-age", "seconds", |text| text.parse::<u64>().ok());
+        enabled.then(|| Cors {
+            origins: origins.unwrap_or_else(|| vec!["*".into()]),
+            methods: methods
+                .unwrap_or(HeaderValue::from_static("GET, PUT, POST, DELETE, PATCH, OPTIONS")),
+            headers: headers.unwrap_or(HeaderValue::from_static(
+                "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization",
+            )),
+            expose,
+            credentials: credentials.unwrap_or(true),
+            max_age: HeaderValue::from(max_age.unwrap_or(1_728_000)),
+        })
+    }
+
+    fn limits(&mut self) -> BasicLimits {
+        let default = BasicLimits::default();
+        let mut seconds = |key: &str, default: Duration| {
+            let parse =
+                |text: &str| text.parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+            self.value(key, "seconds, 1 or more, without a unit", parse).unwrap_or(default)
+        };
+        BasicLimits {
+            connect: seconds("proxy-connect-timeout", default.connect),
+            read: seconds("proxy-read-timeout", default.read),
+            send: seconds("proxy-send-timeout", default.send),
+            body: self
+                .value("proxy-body-size", "bytes such as 8m, or 0 for no bound", size)
+                .filter(|bytes| *bytes > 0),
+        }
+    }
+
+    fn affinity(&mut self) -> Option<Affinity> {
+        let kind = self.text("affinity", |text| text == "cookie", "\"cookie\"");
+        let is_token = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        let is_attribute = |text: &str| HeaderValue::from_str(text).is_ok() && !text.contains([';', ',']);
+        let name = self.text("session-cookie-name", is_token, "a cookie's name");
+        let path =
+            self.text("session-cookie-path", |text| text.starts_with('/') && is_attribute(text), "a path");
+        let domain = self.text("session-cookie-domain", is_token, "a domain");
+        let max_age = self.value("session-cookie-max-age", "seconds", |text| text.parse::<u64>().ok());
+        let same_site = self.text(
+            "session-cookie-samesite",
+            |text| matches!(text, "Strict" | "Lax" | "None"),
+            "Strict, Lax or None",
+        );
+        let secure = self.flag("session-cookie-secure").unwrap_or(false);
+        kind?;
+        let mut attributes = format!("; Path={}; HttpOnly", path.as_deref().unwrap_or("/"));
+        let pairs =
+            [("Domain", domain), ("Max-Age", max_age.map(|age| age.to_string())), ("SameSite", same_site)];
+        for (key, value) in pairs {
+            if let Some(value) = value {
+                attributes.push_str(&format!("; {key}={value}"));
+            }
+        }
+        if secure {
+            attributes.push_str("; Secure");
+        }
+        Some(Affinity { cookie: name.unwrap_or_else(|| "INGRESSCOOKIE".into()), attributes })
+    }
+
+    fn protocol(&mut self) -> Protocol {
+        let parse = |text: &str| match text.to_ascii_uppercase().as_str() {
+            "HTTP" => Some(Protocol::Http),
+            "HTTPS" => Some(Protocol::Https),
+            "GRPC" | "H2C" => Some(Protocol::H2c),
+            "GRPCS" => Some(Protocol::Grpcs),
+            _ => None,
+        };
+        self.value("backend-protocol", "HTTP, HTTPS, GRPC, GRPCS or H2C", parse).unwrap_or(Protocol::Http)
+    }
+
+    fn aliases(&mut self) -> Vec<Host> {
+        let parse = |text: &str| {
+            let hosts = text.split([',', ' ']).filter(|part| !part.is_empty()).map(Host::parse);
+            hosts.collect::<Result<Vec<_>, _>>().ok().filter(|hosts| !hosts.contains(&Host::Any))
+        };
+        self.value("server-alias", "hosts such as www.example.com,*.example.org", parse).unwrap_or_default()
+    }
+
+    /// Those that ask for what we do anyway.
+    fn harmless(&mut self) {
+        for (key, ours) in [
+            ("enable-access-log", "true"),
+            ("proxy-buffering", "off"),
+            ("proxy-http-version", "1.1"),
+            ("proxy-request-buffering", "off"),
+            ("affinity-mode", "balanced"),
+            ("service-upstream", "false"),
+        ] {
+            if self.values.get(key) == Some(&ours) {
+                self.values.remove(key);
+            }
+        }
+    }
+
+    /// Warns of what is left. The answer is why nothing may be served, if so.
+    fn rest(mut self) -> Option<String> {
+        for (key, _) in std::mem::take(&mut self.values) {
+            if CLOSING.contains(&key) {
+                self.wrong(
+                    key,
+                    "not supported: without it the object would be open, so it is refused to everyone",
+                );
+                self.closed = Some(format!("it asks for {key}, which is not supported"));
+            } else if key.ends_with("-snippet") {
+                self.wrong(key, "not honoured: snippets of nginx's configuration never are");
+            } else {
+                self.wrong(key, "not honoured: there is nothing like it here");
+            }
+        }
+        self.closed
+    }
+}
+
+/// A block of addresses, or one address.
+fn source(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
+}
+
+/// `8m` as nginx reads it.
+fn size(text: &str) -> Option<u64> {
+    let (digits, factor) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (&text[..at], 1 << 10),
+        (at, 'm' | 'M') => (&text[..at], 1 << 20),
+        (at, 'g' | 'G') => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}

@@ -1,0 +1,204 @@
+//! Backends: from a Service's port to the addresses of its endpoints.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::StatusCode;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::IngressBackend;
+use policy::Warning;
+
+use super::{Action, Cluster, Protocol, Share, Warner};
+use crate::object::{Name, World};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The clusters in use, each once, and how Services lead to endpoints.
+pub(super) struct Backends<'a> {
+    world: &'a World,
+    slices: HashMap<Name, Vec<&'a EndpointSlice>>,
+    clusters: Vec<Cluster>,
+    known: BTreeMap<(Name, String, Protocol), Result<usize, String>>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl<'a> Backends<'a> {
+    pub(super) fn new(world: &'a World) -> Self {
+        let mut slices: HashMap<Name, Vec<&EndpointSlice>> = HashMap::new();
+        for (name, slice) in &world.slices {
+            let labels = slice.metadata.labels.as_ref();
+            if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
+                let service = Name::new(name.namespace.clone(), service.clone());
+                slices.entry(service).or_default().push(slice);
+            }
+        }
+        Self { world, slices, clusters: Vec::new(), known: BTreeMap::new(), warnings: Vec::new() }
+    }
+
+    pub(super) fn into_clusters(self) -> Vec<Cluster> {
+        self.clusters
+    }
+
+    /// Where a backend of an object of `namespace` leads. What cannot be had is warned of and refuses.
+    pub(super) fn action(
+        &mut self,
+        namespace: &str,
+        backend: &IngressBackend,
+        protocol: Protocol,
+        field: &str,
+        warner: &mut Warner<'_>,
+    ) -> Action {
+        let refuse = |why: String| Action::Refuse { status: StatusCode::SERVICE_UNAVAILABLE, why };
+        if backend.resource.is_some() {
+            let message =
+                "resource backends are not supported: expected `service`; its requests are answered 503";
+            warner.warn(format!("{field}.resource"), message);
+            return refuse("the backend is a resource, which is not supported".into());
+        }
+        let Some(service) = &backend.service else {
+            warner.warn(field, "empty: expected `service`; its requests are answered 503");
+            return refuse("the rule has no backend".into());
+        };
+        let port = service.port.as_ref();
+        let port = match (port.and_then(|port| port.name.clone()), port.and_then(|port| port.number)) {
+            (Some(name), None) => name,
+            (None, Some(number)) => number.to_string(),
+            (both, _) => {
+                let what = if both.is_some() { "both name and number" } else { "neither name nor number" };
+                warner.warn(
+                    format!("{field}.service.port"),
+                    format!("{what}: expected one of them; its requests are answered 503"),
+                );
+                return refuse("the backend's port is not clear".into());
+            }
+        };
+        match self.cluster(Name::new(namespace, service.name.clone()), port, protocol) {
+            Ok(cluster) => Action::Forward(vec![Share { weight: 1, cluster }]),
+            Err(why) => {
+                warner.warn(format!("{field}.service"), format!("{why}; its requests are answered 503"));
+                refuse(why)
+            }
+        }
+    }
+
+    /// The cluster of a port, by its name or number. The error says why there is none.
+    pub(super) fn cluster(&mut self, name: Name, port: String, protocol: Protocol) -> Result<usize, String> {
+        let key = (name, port, protocol);
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        let found = self.resolve(&key.0, &key.1, protocol).map(|cluster| {
+            self.clusters.push(cluster);
+            self.clusters.len() - 1
+        });
+        self.known.insert(key, found.clone());
+        found
+    }
+
+    fn resolve(&mut self, name: &Name, port: &str, protocol: Protocol) -> Result<Cluster, String> {
+        let service: &Service =
+            self.world.services.get(name).ok_or_else(|| format!("there is no Service {name}"))?;
+        let spec = service.spec.as_ref();
+        if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+            return Err(format!("Service {name} is an ExternalName, which is not supported"));
+        }
+        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        let number: Option<i32> = port.parse().ok();
+        let named = |it: &str| it == port;
+        let found = ports.iter().find(|it| match number {
+            Some(number) => it.port == number,
+            None => it.name.as_deref().is_some_and(named),
+        });
+        let found = found.ok_or_else(|| {
+            let has: Vec<String> = ports
+                .iter()
+                .map(|it| match &it.name {
+                    Some(name) => format!("{} ({name})", it.port),
+                    None => it.port.to_string(),
+                })
+                .collect();
+            let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+            format!("Service {name} has no port {port}: expected one of its ports, {has}")
+        })?;
+        if found.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+            return Err(format!("port {port} of Service {name} is not TCP"));
+        }
+        let mut endpoints = self.endpoints(name, found.name.as_deref().unwrap_or_default());
+        let empty = endpoints.is_empty().then(|| format!("Service {name} has no endpoint that serves"));
+        // Terminating ones are better than none.
+        if endpoints.ready.is_empty() {
+            endpoints.ready.clone_from(&endpoints.draining);
+        }
+        Ok(Cluster {
+            name: format!("{name}:{port}"),
+            protocol,
+            endpoints: endpoints.ready,
+            draining: endpoints.draining,
+            empty,
+        })
+    }
+
+    fn endpoints(&mut self, service: &Name, port: &str) -> Endpoints {
+        let mut found = Endpoints::default();
+        for slice in self.slices.get(service).map(Vec::as_slice).unwrap_or_default() {
+            if slice.address_type == "FQDN" {
+                self.warnings.push(Warning {
+                    object: format!("EndpointSlice {}", Name::of(&slice.metadata)),
+                    field: "addressType".into(),
+                    message: "FQDN is not supported: expected IPv4 or IPv6; its endpoints are left out"
+                        .into(),
+                });
+                continue;
+            }
+            let ports = slice.ports.as_deref().unwrap_or_default();
+            let port = ports.iter().find(|it| {
+                it.name.as_deref().unwrap_or_default() == port
+                    && it.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+            });
+            let number = port.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok());
+            let Some(number) = number else { continue };
+            for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
+                let conditions = endpoint.conditions.as_ref();
+                let ready = conditions.and_then(|it| it.ready).unwrap_or(true);
+                let serving = conditions.and_then(|it| it.serving).unwrap_or(ready);
+                let terminating = conditions.and_then(|it| it.terminating).unwrap_or(false);
+                // All addresses of an endpoint are one and the same: the first will do.
+                let Some(text) = endpoint.addresses.first() else { continue };
+                let Ok(address) = text.parse::<IpAddr>() else {
+                    self.warnings.push(Warning {
+                        object: format!("EndpointSlice {}", Name::of(&slice.metadata)),
+                        field: format!("endpoints[{index}].addresses[0]"),
+                        message: format!(
+                            "{text:?} is no address: expected for example 10.0.0.1; it is left out"
+                        ),
+                    });
+                    continue;
+                };
+                let address = SocketAddr::new(address, number);
+                if ready {
+                    found.ready.push(address);
+                } else if serving && terminating {
+                    found.draining.push(address);
+                }
+            }
+        }
+        found.ready.sort();
+        found.ready.dedup();
+        found.draining.sort();
+        found.draining.dedup();
+        found
+    }
+}
+
+#[derive(Default)]
+struct Endpoints {
+    ready: Vec<SocketAddr>,
+    draining: Vec<SocketAddr>,
+}
+
+impl Endpoints {
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.draining.is_empty()
+    }
+}

@@ -1,0 +1,158 @@
+//! Kubernetes objects in; routing table, clusters and certificates' names out.
+//!
+//! Pure: no clock, no I/O. What cannot be honoured becomes a [`Warning`] beside the result. A path whose backend cannot be
+//! had is refused with a reason and never left to a wider rule: a mistake may close a door, not open another.
+
+mod annotation;
+mod backend;
+mod canary;
+mod class;
+mod ingress;
+mod options;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use ipnet::IpNet;
+use policy::Warning;
+
+pub use options::{Affinity, BasicLimits, Cors, Filter, Rewrite};
+
+use crate::object::{Name, World};
+use crate::route::{Host, Table};
+
+/// What the operator decides, whatever the objects say.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names of classes that are ours though no IngressClass object says so.
+    pub classes: Vec<String>,
+    /// Serve objects that name no class, though no class is the default one.
+    pub without_class: bool,
+    /// `namespace/service:port` for what nobody serves.
+    pub default_backend: Option<(Name, String)>,
+    /// The Secret whose certificate is shown where no other fits.
+    pub default_certificate: Option<Name>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            classes: vec!["weir".into()],
+            without_class: true,
+            default_backend: None,
+            default_certificate: None,
+        }
+    }
+}
+
+/// What one generation of the proxy serves.
+#[derive(Debug)]
+pub struct Compiled {
+    pub table: Table<Arc<Route>>,
+    pub clusters: Vec<Cluster>,
+    /// Which Secret's certificate each host shows; the first of a host counts.
+    pub certificates: Vec<CertificateUse>,
+    pub warnings: Vec<Warning>,
+}
+
+/// `spec.tls[]` of one object, for one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateUse {
+    /// None: the names that the certificate itself has.
+    pub host: Option<Host>,
+    pub secret: Name,
+    /// The object that wants it, and in which field.
+    pub object: String,
+    pub field: String,
+}
+
+/// Where a request goes and what is done to it on the way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// `Ingress shop/web`, for logs and answers to people.
+    pub object: Arc<str>,
+    pub filters: Vec<Filter>,
+    pub action: Action,
+    pub limits: BasicLimits,
+    pub affinity: Option<Affinity>,
+}
+
+/// How a request ends that no filter answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// To one of the clusters, by weight. The sum of the weights is not 0.
+    Forward(Vec<Share>),
+    /// Nowhere.
+    Refuse { status: StatusCode, why: String },
+}
+
+/// A part of the requests of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    pub weight: u32,
+    /// Index into [`Compiled::clusters`].
+    pub cluster: usize,
+}
+
+/// What is spoken with the endpoints of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Http,
+    /// HTTP/2 with prior knowledge, in the clear: gRPC.
+    H2c,
+    /// HTTP/1.1 over TLS, the certificate taken as it comes.
+    Https,
+    /// HTTP/2 over TLS, likewise.
+    Grpcs,
+}
+
+impl Protocol {
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::H2c | Self::Grpcs)
+    }
+
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Grpcs)
+    }
+}
+
+/// One port of one Service: the endpoints that a request may be given to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// `shop/web:80`.
+    pub name: String,
+    pub protocol: Protocol,
+    /// Ready ones; where there is none, those that end but still serve.
+    pub endpoints: Vec<SocketAddr>,
+    /// Those that end: no new requests, except by affinity.
+    pub draining: Vec<SocketAddr>,
+    /// Why there is no endpoint, if there is none.
+    pub empty: Option<String>,
+}
+
+/// Addresses that an object lets in or keeps out.
+pub type Sources = Vec<IpNet>;
+
+/// Compiles the world; the order in which its objects came does not matter.
+pub fn compile(world: &World, settings: &Settings) -> Compiled {
+    ingress::compile(world, settings)
+}
+
+/// Collects warnings about one object.
+struct Warner<'a> {
+    object: &'a str,
+    warnings: &'a mut Vec<Warning>,
+}
+
+impl Warner<'_> {
+    fn warn(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.warnings.push(Warning {
+            object: self.object.to_owned(),
+            field: field.into(),
+            message: message.into(),
+        });
+    }
+}

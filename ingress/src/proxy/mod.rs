@@ -1,0 +1,123 @@
+//! The proxy itself: one worker per core, each with its own runtime, listeners and pool of upstream connections.
+//!
+//! All that workers share is a [`Shared`]: the snapshot of what is to be served, which is swapped whole, and counters.
+//! A request holds on to the snapshot that it began with.
+
+mod answer;
+mod balance;
+mod body;
+mod connect;
+mod filter;
+mod forward;
+mod headers;
+mod listen;
+mod live;
+mod metrics;
+mod pool;
+mod record;
+mod request;
+mod serve;
+mod upgrade;
+mod worker;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+pub use listen::{Error, Listen, Proxy};
+pub use live::Snapshot;
+pub use metrics::Metrics;
+
+use self::live::Registry;
+use crate::compile::Compiled;
+use crate::tls::{self, Certificates};
+
+/// What the operator decides about connections.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// The longest wait for a request's head, the idle time between two requests included.
+    pub head: Duration,
+    /// The longest wait for a TLS handshake.
+    pub handshake: Duration,
+    /// How long requests in flight may take once the proxy is told to end.
+    pub drain: Duration,
+    /// Whose `X-Forwarded-*` and `Forwarded` are believed.
+    pub trusted: Vec<IpNet>,
+    /// The port that redirects to TLS name, if it is not 443.
+    pub https_port: u16,
+    /// Bytes of a request's head, and so of each of its headers.
+    pub head_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(60),
+            handshake: Duration::from_secs(10),
+            drain: Duration::from_secs(30),
+            trusted: Vec::new(),
+            https_port: 443,
+            head_bytes: 64 << 10,
+        }
+    }
+}
+
+/// What all workers share.
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    registry: Mutex<Registry>,
+    tuning: Tuning,
+    metrics: Metrics,
+    log: Option<Mutex<Box<dyn Write + Send>>>,
+}
+
+impl Shared {
+    /// Serves nothing yet. `log`: where the access log goes.
+    pub fn new(tuning: Tuning, log: Option<Box<dyn Write + Send>>) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            registry: Mutex::default(),
+            tuning,
+            metrics: Metrics::default(),
+            log: log.map(Mutex::new),
+        }
+    }
+
+    /// Serves this from now on. Requests in flight end as they began.
+    pub fn serve(&self, compiled: Compiled, certificates: Certificates) {
+        let mut registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let snapshot = registry.snapshot(compiled, certificates);
+        self.metrics.generation();
+        self.snapshot.store(snapshot.into());
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn server_config(self: &Arc<Self>) -> Arc<ServerConfig> {
+        Arc::new(tls::server_config(Arc::new(Resolver(Arc::clone(self)))))
+    }
+}
+
+/// What a handshake shows is what the snapshot of that moment has.
+struct Resolver(Arc<Shared>);
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        self.0.snapshot.load().certificates.find(name.as_deref()).cloned()
+    }
+}

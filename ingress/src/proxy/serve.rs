@@ -1,0 +1,273 @@
+//! Connections of clients, and each request on them from its head to a route.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use super::answer::{self, Download};
+use super::body::Progress;
+use super::connect::LocalExecutor;
+use super::filter::{self, Subject};
+use super::forward::{self, Passed};
+use super::headers::{self, Origin};
+use super::record::{Exchange, Fault};
+use super::request;
+use super::upgrade::Upgrade;
+use super::worker::Worker;
+use crate::compile::Action;
+use crate::route::{Asked, normal};
+
+/// Streams of one HTTP/2 connection at a time.
+const STREAMS: u32 = 128;
+/// The worker ends when the last of these is gone.
+pub(super) type Alive = mpsc::Sender<()>;
+
+/// One connection, as its requests see it.
+#[derive(Clone)]
+struct Client {
+    worker: Rc<Worker>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    tls: bool,
+    alive: Alive,
+}
+
+/// Takes connections until told to drain.
+pub(super) async fn accept(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    mut drain: watch::Receiver<bool>,
+    alive: Alive,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = drain.wait_for(|drain| *drain) => return,
+        };
+        match accepted.and_then(|(stream, peer)| Ok((stream.local_addr()?, stream, peer))) {
+            Ok((local, stream, peer)) => {
+                let client = Client {
+                    worker: Rc::clone(&worker),
+                    peer,
+                    local,
+                    tls: tls.is_some(),
+                    alive: alive.clone(),
+                };
+                spawn_local(connection(client, stream, tls.clone(), drain.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: others must end first.
+                warn!(%error, "connection not accepted");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Counts a connection as open for as long as it lives.
+struct Open(Rc<Worker>);
+
+impl Open {
+    fn new(worker: &Rc<Worker>) -> Self {
+        worker.shared.metrics.opened();
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.shared.metrics.closed();
+    }
+}
+
+async fn connection(
+    client: Client,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    drain: watch::Receiver<bool>,
+) {
+    let _open = Open::new(&client.worker);
+    let peer = client.peer;
+    if let Err(error) = stream.set_nodelay(true) {
+        return debug!(%peer, %error, "connection lost");
+    }
+    let Some(acceptor) = tls else {
+        return http1(client, stream, drain).await;
+    };
+    match timeout(client.worker.shared.tuning.handshake, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            http2(client, stream, drain).await
+        }
+        Ok(Ok(stream)) => http1(client, stream, drain).await,
+        failed => {
+            client.worker.shared.metrics.handshake_failed();
+            match failed {
+                Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+                _ => debug!(%peer, "TLS handshake not finished in time"),
+            }
+        }
+    }
+}
+
+async fn http1<S>(client: Client, stream: S, mut drain: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let tuning = &client.worker.shared.tuning;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(tuning.head)
+        .max_header_size(tuning.head_bytes)
+        .max_buf_size(tuning.head_bytes.max(64 << 10))
+        .half_close(false);
+    let peer = client.peer;
+    let service = service_fn(|request| answer(client.clone(), request));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = drain.wait_for(|drain| *drain) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "connection ended");
+    }
+}
+
+async fn http2<S>(client: Client, stream: S, mut drain: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let tuning = &client.worker.shared.tuning;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(tuning.head_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(tuning.head)
+        .keep_alive_timeout(tuning.handshake);
+    let peer = client.peer;
+    let service = service_fn(|request| answer(client.clone(), request));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = drain.wait_for(|drain| *drain) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "connection ended");
+    }
+}
+
+async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
+    let worker = &client.worker;
+    let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11).map(
+        |protocol| Upgrade {
+            protocol,
+            client: hyper::upgrade::on(&mut request),
+            alive: client.alive.clone(),
+        },
+    );
+    let (parts, body) = request.into_parts();
+    let tuning = &worker.shared.tuning;
+    let origin = Origin::new(client.peer.ip(), client.tls, &tuning.trusted, &parts.headers);
+    let id = match headers::request_id(&parts.headers) {
+        Some(id) => id.to_owned(),
+        None => format!("{:016x}{:016x}", worker.chance(), worker.chance()),
+    };
+    let mut exchange = Exchange {
+        worker: Rc::clone(worker),
+        started: Instant::now(),
+        client: origin.client,
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        host: String::new(),
+        version: parts.version,
+        tls: client.tls,
+        id,
+        object: None,
+        cluster: None,
+        in_flight: None,
+        upstream: None,
+        tries: 0,
+        head_after: None,
+        status: Exchange::UNANSWERED,
+        fault: None,
+        received: Progress::new(),
+        sent: 0,
+    };
+    let host = match request::check(&parts) {
+        Ok(host) => host,
+        Err(refusal) => {
+            // What follows on the connection may not be what it seems.
+            let mut response = answer::fault(exchange, refusal.status, Fault::Client, refusal.reason);
+            answer::close(&mut response, parts.version);
+            return Ok(response);
+        }
+    };
+    exchange.host.clone_from(&host);
+    let Some(path) = normal(parts.uri.path()) else {
+        let reason = "its path leads above the root, or has an escape that is none";
+        return Ok(answer::fault(exchange, StatusCode::BAD_REQUEST, Fault::Client, reason));
+    };
+    let snapshot = worker.shared.snapshot.load_full();
+    let asked = Asked {
+        host: &host,
+        path: &path,
+        query: parts.uri.query(),
+        method: &parts.method,
+        headers: &parts.headers,
+    };
+    let Some(route) = snapshot.table.find(&asked).map(Arc::clone) else {
+        return Ok(answer::fault(exchange, StatusCode::NOT_FOUND, Fault::Client, "no rule matches it"));
+    };
+    exchange.object = Some(Arc::clone(&route.object));
+    let subject = Subject {
+        method: &parts.method,
+        uri: &parts.uri,
+        path: &path,
+        host: &host,
+        headers: &parts.headers,
+        origin: &origin,
+        https_port: tuning.https_port,
+    };
+    let effects = match filter::run(&route.filters, &subject) {
+        Ok(effects) => effects,
+        Err(reply) => {
+            exchange.fault = reply.fault;
+            let mut response = answer::own(exchange, reply.status);
+            response.headers_mut().extend(reply.headers);
+            return Ok(response);
+        }
+    };
+    Ok(match &route.action {
+        Action::Refuse { status, why } => answer::fault(exchange, *status, Fault::Config, why.clone()),
+        Action::Forward(shares) => {
+            drop(path);
+            let passed =
+                Passed { parts, body, upgrade, origin, peer: client.peer, local: client.local, effects };
+            forward::forward(exchange, &snapshot, &route, shares, passed).await
+        }
+    })
+}
