@@ -61,6 +61,11 @@ impl Files {
         Self { roots, files: BTreeMap::new() }
     }
 
+    /// The files that were read last.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(PathBuf::as_path)
+    }
+
     /// Everything that is written now. `on_folder` is called with each folder before it is listed, so that a watch set up
     /// by it misses nothing.
     pub fn read(&mut self, on_folder: &mut dyn FnMut(&Path)) -> Result<(World, Vec<Warning>), Error> {
@@ -108,10 +113,11 @@ impl Files {
 
 impl File {
     fn read_again(&mut self, path: &Path) {
+        let held = if self.objects.is_empty() { "it is left out" } else { "what it held before stays in force" };
         let whole = |message: String| Warning {
             object: format!("file {}", path.display()),
             field: String::new(),
-            message: format!("{message}; what it held before stays in force"),
+            message: format!("{message}; {held}"),
         };
         let text = match fs::read_to_string(path) {
             Ok(text) => text,

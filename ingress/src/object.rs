@@ -91,6 +91,10 @@ impl Object {
                 message: "missing: every object needs a name".into(),
             });
         }
+        // A document does not say the namespace that it does not write.
+        let name = format!("{} {}", object.kind(), object.name());
+        let warnings = warnings.into_iter().map(|warning| Warning { object: name.clone(), ..warning });
+        let warnings = warnings.collect();
         Ok(Some((object, warnings)))
     }
 

@@ -7,6 +7,9 @@ use super::headers::Origin;
 use super::record::Fault;
 use crate::compile::{Cors, Filter};
 
+/// Whoever hands out certificates asks here before there is one: never sent to TLS, as with nginx.
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
+
 /// What the filters look at.
 pub(super) struct Subject<'a> {
     pub(super) method: &'a Method,
@@ -51,7 +54,7 @@ pub(super) fn run(filters: &[Filter], subject: &Subject<'_>) -> Result<Effects, 
                     return Err(forbidden(subject));
                 }
             }
-            Filter::ToHttps(status) if !subject.origin.secure => {
+            Filter::ToHttps(status) if !subject.origin.secure && !subject.path.starts_with(CHALLENGE) => {
                 return Err(redirect(*status, to_https(subject)));
             }
             Filter::ToHttps(_) => {}
@@ -175,6 +178,8 @@ mod tests {
         let reply = run_on(&filter, Method::GET, "http://a.b/x?y=1", &[]);
         assert_eq!(location(reply), (308, "https://a.b/x?y=1".into()));
         assert_eq!(run_on(&filter, Method::GET, "https://a.b/x", &[]), Ok(Effects::default()));
+        let challenge = "http://a.b/.well-known/acme-challenge/x";
+        assert_eq!(run_on(&filter, Method::GET, challenge, &[]), Ok(Effects::default()));
         let filter = [Filter::AppRoot("/app".into())];
         assert_eq!(location(run_on(&filter, Method::GET, "http://a.b/", &[])), (302, "/app".into()));
         assert!(run_on(&filter, Method::GET, "http://a.b/x", &[]).is_ok());
