@@ -113,7 +113,8 @@ impl Files {
 
 impl File {
     fn read_again(&mut self, path: &Path) {
-        let held = if self.objects.is_empty() { "it is left out" } else { "what it held before stays in force" };
+        let held =
+            if self.objects.is_empty() { "it is left out" } else { "what it held before stays in force" };
         let whole = |message: String| Warning {
             object: format!("file {}", path.display()),
             field: String::new(),

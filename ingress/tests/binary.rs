@@ -137,7 +137,12 @@ fn health_and_metrics_are_answered_beside_the_traffic() {
     assert_eq!(get("/healthz").body, "ok\n");
     assert_eq!(get("/readyz").status, 200);
     assert_eq!(running.client().get("a.b", "/", "").status, 404);
-    eventually(|| get("/metrics").body.contains("weir_ingress_requests_total{object=\"\",status=\"404\"} 1\n").then_some(()));
+    eventually(|| {
+        get("/metrics")
+            .body
+            .contains("weir_ingress_requests_total{object=\"\",status=\"404\"} 1\n")
+            .then_some(())
+    });
     assert_eq!(get("/other").status, 404);
 }
 

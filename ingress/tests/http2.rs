@@ -39,7 +39,8 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { tokio::time::timeout(edge::PATIENCE, future).await.expect("in time") })
+    LocalSet::new()
+        .block_on(&runtime, async { tokio::time::timeout(edge::PATIENCE, future).await.expect("in time") })
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -93,7 +94,9 @@ impl Grpc {
                             let builder = hyper::server::conn::http2::Builder::new(Local);
                             // The proxy may leave at any time.
                             drop(match tls {
-                                None => builder.serve_connection(TokioIo::new(stream), service_fn(echo)).await,
+                                None => {
+                                    builder.serve_connection(TokioIo::new(stream), service_fn(echo)).await
+                                }
                                 Some(tls) => {
                                     let stream = tls.accept(stream).await.unwrap();
                                     builder.serve_connection(TokioIo::new(stream), service_fn(echo)).await
@@ -135,7 +138,12 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Frames>, Infallible
 fn over_tls(certificate: &Certificate, annotations: &[(&str, &str)], upstream: SocketAddr) -> String {
     let indent = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
     service("web", &[upstream])
-        + &ingress_with("all", annotations, &["a.b Prefix / web"], "tls: [{ hosts: [a.b], secretName: one }],")
+        + &ingress_with(
+            "all",
+            annotations,
+            &["a.b Prefix / web"],
+            "tls: [{ hosts: [a.b], secretName: one }],",
+        )
         + &format!(
             "---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: one }}\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
             indent(&certificate.pem),
@@ -147,7 +155,8 @@ fn over_tls(certificate: &Certificate, annotations: &[(&str, &str)], upstream: S
 async fn connect(edge: &Edge, certificate: &Certificate) -> SendRequest<Full<Bytes>> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.der.clone()).unwrap();
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(edge.https).await.unwrap();
@@ -186,7 +195,7 @@ fn a_client_of_http_2_is_served_by_an_upstream_of_http_1() {
 }
 
 #[track_caller]
-fn grpc(upstream: &Grpc, protocol: &str, scheme: &str) {
+fn grpc(upstream: &Grpc, protocol: &str, scheme: &'static str) {
     let one = certificate("a.b");
     let edge = Edge::new(&over_tls(&one, &[("backend-protocol", protocol)], upstream.address));
     block_on(async {
@@ -195,7 +204,8 @@ fn grpc(upstream: &Grpc, protocol: &str, scheme: &str) {
             .map(|count| {
                 let mut sender = SendRequest::clone(&sender);
                 spawn_local(async move {
-                    let response = sender.send_request(request(&format!("/svc/{count}"), "hello")).await.unwrap();
+                    let response =
+                        sender.send_request(request(&format!("/svc/{count}"), "hello")).await.unwrap();
                     assert_eq!(response.headers()["x-uri"], format!("{scheme}://a.b/svc/{count}"));
                     assert_eq!(response.headers()["x-te"], "trailers");
                     let whole = response.into_body().collect().await.unwrap();
@@ -222,7 +232,8 @@ fn grpc_keeps_its_trailers_from_end_to_end() {
 #[test]
 fn grpc_over_tls_does_too() {
     let own = certificate("inner");
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_no_client_auth().with_single_cert(vec![own.der], own.key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     grpc(&Grpc::new(Some(config)), "GRPCS", "https");
@@ -233,7 +244,9 @@ fn trailers_reach_a_client_of_http_1_that_wants_them() {
     let upstream = Grpc::new(None);
     let edge = Edge::new(&everything(&[("backend-protocol", "H2C")], &[upstream.address]));
     let mut client = edge.client();
-    client.send("POST /x HTTP/1.1\r\nHost: a.b\r\nContent-Length: 2\r\nTE: trailers\r\nConnection: te\r\n\r\nhi");
+    client.send(
+        "POST /x HTTP/1.1\r\nHost: a.b\r\nContent-Length: 2\r\nTE: trailers\r\nConnection: te\r\n\r\nhi",
+    );
     let answer = client.answer().unwrap();
     assert_eq!((answer.status, answer.body.as_str()), (200, "hi"));
     assert_eq!(client.get("a.b", "/", "").status, 200, "the connection goes on in step");
