@@ -33,6 +33,8 @@ impl Access {
                 })?;
             }
             config.root_cert_file = Some(ca_file.to_owned());
+            // Whoever names no roots gets the system's first, and an image that holds our programs alone has none.
+            config.root_cert = Some(Vec::new());
             config.auth_info.token_file = Some(token_file.display().to_string());
         }
         Self::with(config).with_context(|| format!("--ca-file {}", ca_file.display()))
