@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::Result;
 use common::config::Config;
@@ -43,6 +44,14 @@ pub(crate) trait Datapath {
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<()>;
     fn endpoint_attached(&mut self, ifindex: u32) -> Result<bool>;
     fn attached_endpoints(&self) -> Result<Vec<u32>>;
+
+    /// Attaches again what somebody has taken off these endpoints, the other devices or the cgroup; what that was.
+    fn mend_programs(&mut self, endpoints: &[u32]) -> Result<Vec<String>>;
+    /// The same of the filters of one interface.
+    fn mend_filters(&mut self, ifindex: u32) -> Result<Vec<String>>;
+    /// Reads rows for about as long as `budget`: the writes that put right what differs from [`tables`](Self::tables), and
+    /// whether the configuration did, which is put right by now.
+    fn audit(&mut self, budget: Duration) -> Result<(Vec<MapOp>, bool)>;
 
     fn counters(&self) -> Result<Vec<api::Counter>>;
     fn fill(&mut self) -> Result<Vec<api::MapFill>>;

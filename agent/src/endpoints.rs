@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::datapath::Datapath;
+use crate::drift::{Kind, Mended};
 use crate::event::{Refusal, Reply};
-use crate::host_rules::HostRules;
 use crate::records::is_attachment_name;
 use crate::run::Agent;
 
@@ -291,14 +291,6 @@ impl<D: Datapath> Agent<D> {
 
     /// Lets go of endpoints whose interface is gone, and mends what somebody else detached.
     pub(crate) fn reconcile(&mut self) {
-        self.masquerade.mend(&mut self.datapath);
-        match self.host_rules.as_mut().map(HostRules::mend) {
-            Some(Ok(true)) => warn!("our rules of netfilter were changed by somebody else, put back"),
-            Some(Err(error)) => {
-                warn!(error = format!("{error:#}"), "our rules of netfilter cannot be looked at or put back");
-            }
-            Some(Ok(false)) | None => {}
-        }
         let gone: Vec<Attachment> =
             self.records.iter().filter(|attach| !self.is_alive(attach)).map(key).collect();
         for attachment in gone {
@@ -313,7 +305,10 @@ impl<D: Datapath> Agent<D> {
                 Err(error) => Err(error),
             };
             match mended {
-                Ok(()) => warn!(ifindex, "programs of an endpoint were missing, attached again"),
+                Ok(()) => {
+                    let what = format!("programs of interface {ifindex}");
+                    self.mended(vec![Mended { kind: Kind::Program, what }]);
+                }
                 Err(error) => {
                     warn!(ifindex, error = format!("{error:#}"), "programs of an endpoint are missing")
                 }

@@ -7,6 +7,7 @@ use api::{
 use common::flow::FlowEvent;
 use tokio::sync::oneshot;
 
+use crate::drift::Mended;
 use crate::flows::FlowFeed;
 use crate::metrics::Numbers;
 use crate::source::Update;
@@ -23,6 +24,14 @@ pub(crate) enum Event {
         part: &'static str,
         complaints: Vec<String>,
     },
+    /// The plugin's configuration is in place: the runtime can wire pods.
+    Wired,
+    /// Look for what somebody else has changed in the datapath.
+    Audit,
+    /// A tc filter of this interface is gone.
+    FilterGone(u32),
+    /// What somebody else had changed was put right.
+    Mended(Vec<Mended>),
     /// Forget expired connections.
     Sweep,
     /// Look for endpoints whose interface is gone.
@@ -47,6 +56,8 @@ pub(crate) enum Question {
     Flows(FlowQuery, Reply<FlowFeed>),
     Explain(ExplainQuery, Reply<Vec<Explanation>>),
     Numbers(Reply<Numbers>),
+    /// What is missing before the node is ready; `None`: nothing.
+    Readiness(Reply<Option<String>>),
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;

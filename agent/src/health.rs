@@ -14,9 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::event::{Call, Event, Question};
+use crate::event::{Call, Event, Question, Reply};
 use crate::http::{self, Body};
-use crate::metrics::Numbers;
 
 /// A loop that does not answer for so long is not alive.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,24 +53,23 @@ async fn answer(request: &Request<Incoming>, events: &mpsc::Sender<Event>) -> Re
     if request.method() != Method::GET || !matches!(path, "/metrics" | "/healthz" | "/readyz") {
         return text(StatusCode::NOT_FOUND, "GET /metrics, /healthz or /readyz\n".into());
     }
-    match numbers(events).await {
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer\n".into()),
-        Some(numbers) => match path {
-            "/metrics" => text(StatusCode::OK, numbers.text()),
-            "/readyz" if !numbers.status.ready => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the first complete source is not in force yet\n".into(),
-            ),
-            _ => text(StatusCode::OK, "ok\n".into()),
-        },
+    let unavailable = |why: &str| text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+    let silent = || unavailable("the agent's loop does not answer");
+    if path == "/metrics" {
+        let numbers = ask(events, Question::Numbers).await;
+        return numbers.map_or_else(silent, |numbers| text(StatusCode::OK, numbers.text()));
+    }
+    // Probes come often: unlike the metrics, this costs nothing.
+    match ask(events, Question::Readiness).await {
+        None => silent(),
+        Some(Some(missing)) if path == "/readyz" => unavailable(&missing),
+        Some(_) => text(StatusCode::OK, "ok\n".into()),
     }
 }
 
-async fn numbers(events: &mpsc::Sender<Event>) -> Option<Numbers> {
-    tokio::time::timeout(PATIENCE, http::ask(events, |reply| Call::Ask(Question::Numbers(reply))))
-        .await
-        .ok()?
-        .ok()
+async fn ask<T>(events: &mpsc::Sender<Event>, question: impl FnOnce(Reply<T>) -> Question) -> Option<T> {
+    let answer = http::ask(events, |reply| Call::Ask(question(reply)));
+    tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()
 }
 
 fn text(status: StatusCode, text: String) -> Response<Body> {

@@ -117,6 +117,18 @@ impl Datapath for Dataplane {
         Ok(Dataplane::attached_endpoints(self)?)
     }
 
+    fn mend_programs(&mut self, endpoints: &[u32]) -> Result<Vec<String>> {
+        Ok(Dataplane::mend_programs(self, endpoints)?)
+    }
+
+    fn mend_filters(&mut self, ifindex: u32) -> Result<Vec<String>> {
+        Ok(Dataplane::mend_filters(self, ifindex)?)
+    }
+
+    fn audit(&mut self, budget: Duration) -> Result<(Vec<MapOp>, bool)> {
+        Ok(Dataplane::audit(self, budget)?)
+    }
+
     fn counters(&self) -> Result<Vec<api::Counter>> {
         let counters = Dataplane::counters(self)?;
         Ok(counters

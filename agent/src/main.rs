@@ -4,10 +4,12 @@
 //! state. One thread does everything but read the source: a namespace belongs to a thread.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod cgroup;
 mod config;
 mod conflist;
 mod datapath;
+mod drift;
 mod endpoints;
 mod event;
 mod explain;
@@ -36,16 +38,19 @@ mod underlay;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use dataplane::PinsLock;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::interval;
 use tracing::info;
 
 use crate::config::{Call, Config};
+use crate::drift::Keeper;
 use crate::event::Event;
 use crate::host_rules::HostRules;
 use crate::masquerade::Masquerade;
@@ -85,8 +90,9 @@ fn run(config: Config) -> Result<()> {
 }
 
 async fn serve(config: Config) -> Result<()> {
-    // The socket first: it is what keeps a second agent away from the pins.
+    // These first: they keep a second agent away from everything else.
     let socket = Socket::bind(&config.socket)?;
+    let _pins = PinsLock::take(&config.pins)?;
     let access = match (&config.api_server, &config.kubeconfig) {
         (Some(url), _) => Some(Access::by_url(url, &config.token_file, &config.ca_file)?),
         (None, Some(file)) => Some(Access::by_kubeconfig(file).await?),
@@ -97,6 +103,7 @@ async fn serve(config: Config) -> Result<()> {
         None => None,
     };
     let handle = netlink::Handle::new()?;
+    let monitor = netlink::Monitor::new()?;
     let underlays = underlay::find(&handle, &config.underlays).await?;
     let (mut dataplane, flow_reader) = kernel::open(&config.pins, config.migrate)?;
     // Not before: an agent that cannot start leaves the machine's settings alone.
@@ -130,10 +137,15 @@ async fn serve(config: Config) -> Result<()> {
     let mut agent = Agent::new(&config.node, dataplane, records, neighbourhood);
     agent.masquerade = Masquerade::new(masquerades, config.non_masquerade_cidrs);
     agent.host_rules = host_rules;
+    agent.awaits_conflist = plugin.is_some();
 
     let (events, queue) = mpsc::channel(256);
-    let routes = Routes::new(handle, underlays);
-    spawn_local(node::follow(config.node.clone(), routes, plugin, neighbours, events.clone()));
+    let routes = Routes::new(handle.clone(), underlays.clone());
+    let disturbed = Rc::new(Notify::new());
+    let keeper = Keeper::new(handle, underlays, Rc::clone(&disturbed), events.clone());
+    spawn_local(keeper.run(monitor, agent.wirings.subscribe()));
+    spawn_local(node::follow(config.node.clone(), routes, plugin, neighbours, disturbed, events.clone()));
+    spawn_local(every(audit::PERIOD, || Event::Audit, events.clone()));
     spawn_local(kernel::follow(flow_reader, events.clone()));
     spawn_local(every(Duration::from_secs(10), || Event::Sweep, events.clone()));
     spawn_local(every(Duration::from_secs(30), || Event::Reconcile, events.clone()));

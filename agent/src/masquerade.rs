@@ -49,11 +49,7 @@ impl Masquerade {
     pub(crate) fn mend(&self, datapath: &mut impl Datapath) -> bool {
         let Some(told) = &self.told else { return false };
         match self.write(datapath, told) {
-            Ok(true) => {
-                warn!("what is not masqueraded was changed by somebody else, put back");
-                true
-            }
-            Ok(false) => false,
+            Ok(mended) => mended,
             Err(error) => {
                 warn!(error = format!("{error:#}"), "what is not masqueraded cannot be looked at");
                 false

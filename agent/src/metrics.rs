@@ -1,10 +1,13 @@
 //! Every metric, declared in one file, as Prometheus text.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use api::Status;
 use common::verdict::{DropReason, PassReason};
+
+use crate::drift::Kind;
 
 /// What the loop measures of itself.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +20,7 @@ pub(crate) struct Meter {
     writes: u64,
     pub(crate) refused: u64,
     pub(crate) swept: u64,
+    mended: BTreeMap<Kind, u64>,
 }
 
 impl Meter {
@@ -25,6 +29,17 @@ impl Meter {
         self.plan_time += took;
         self.last_plan_time = took;
         self.writes += writes as u64;
+    }
+
+    pub(crate) fn mended(&mut self, kind: Kind) {
+        *self.mended.entry(kind).or_default() += 1;
+    }
+
+    /// What was put right, of which there is something.
+    pub(crate) fn drift(&self) -> Vec<api::Drift> {
+        let drift =
+            |(kind, repaired): (&Kind, &u64)| api::Drift { kind: kind.as_str().into(), repaired: *repaired };
+        self.mended.iter().map(drift).collect()
     }
 
     pub(crate) fn applied(&mut self, took: Duration) {
@@ -48,7 +63,7 @@ impl Numbers {
         text.one(
             "weir_ready",
             "gauge",
-            "1 once the first complete source is in force.",
+            "1 once the first complete list is in force and the plugin's configuration is written.",
             u8::from(status.ready),
         );
         text.one("weir_endpoints", "gauge", "Endpoints of this node.", status.endpoints.len());
@@ -81,6 +96,15 @@ impl Numbers {
         text.summary("weir_apply_seconds", "Time to carry a plan out.", meter.applies, meter.apply_time);
         text.one("weir_swept_total", "counter", "Connections forgotten by sweeps.", meter.swept);
 
+        text.head(
+            "weir_drift_repaired_total",
+            "counter",
+            "What somebody else had changed on the node and was put right.",
+        );
+        for kind in Kind::ALL {
+            let repaired = meter.mended.get(&kind).copied().unwrap_or_default();
+            text.row("weir_drift_repaired_total", &[("kind", kind.as_str())], repaired);
+        }
         text.gauge("weir_map_entries", "Entries of a map.");
         for map in &status.maps {
             text.row("weir_map_entries", &[("map", &map.name)], map.entries);

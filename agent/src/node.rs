@@ -1,12 +1,17 @@
 //! What follows from Node objects outside the maps: routes to the other nodes' pods, and the plugin's configuration.
 
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
 
+use anyhow::Result;
 use policy::{NodeFacts, World};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
 use crate::conflist::Conflist;
+use crate::drift::{Kind, Mended};
 use crate::event::Event;
 use crate::routes::Routes;
 
@@ -46,39 +51,88 @@ pub(crate) struct Plugin {
     pub(crate) mtu: u32,
 }
 
-/// Follows the neighbourhood: first the routes, then, once pods can be wired, the plugin's configuration.
+/// The files and settings that nobody tells of are looked at so often.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Follows the neighbourhood: first the routes, then, once pods can be wired, the plugin's configuration. What somebody else
+/// changes of either is put right.
 pub(crate) async fn follow(
     node: String,
     mut routes: Routes,
     plugin: Option<Plugin>,
     mut neighbourhood: watch::Receiver<Neighbourhood>,
+    disturbed: Rc<Notify>,
     events: mpsc::Sender<Event>,
 ) {
-    while neighbourhood.changed().await.is_ok() {
+    let mut seconds = interval(SECOND);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut route_complaints = Vec::new();
+    let mut told = None;
+    let mut wired = false;
+    loop {
+        // Whether there is news, and whether the routes are to be looked at.
+        let (news, look) = tokio::select! {
+            changed = neighbourhood.changed() => match changed {
+                Ok(()) => (true, true),
+                Err(_) => return,
+            },
+            () = disturbed.notified() => (false, true),
+            _ = seconds.tick() => (false, false),
+        };
         let now = neighbourhood.borrow_and_update().clone();
-        let mut complaints = routes.sync(&now.others).await;
+        let mut mended = Vec::new();
+        if look {
+            route_complaints = routes.sync(&now.others).await;
+            let written = std::mem::take(&mut routes.written);
+            let written = written.into_iter().filter(|_| !news);
+            mended.extend(written.map(|what| Mended { kind: Kind::Route, what }));
+        }
+        let mut complaints = route_complaints.clone();
         match (&plugin, &now.own) {
-            (Some(plugin), Some(own)) if now.ready => {
-                let conflist = Conflist {
-                    socket: &plugin.socket,
-                    state: &plugin.state,
-                    mtu: plugin.mtu,
-                    node_ips: &own.ips,
-                    ranges: &own.pod_cidrs,
-                };
-                match conflist.install(&plugin.path) {
-                    Ok(true) => info!(file = %plugin.path.display(), "plugin's configuration written"),
-                    Ok(false) => {}
-                    Err(error) => complaints.push(format!("{error:#}")),
+            (Some(plugin), Some(own)) if now.ready => match plugin.configure(own) {
+                Ok(written) if written && wired && !news => {
+                    mended.push(Mended { kind: Kind::Conflist, what: plugin.path.display().to_string() });
                 }
-            }
+                Ok(_) if wired => {}
+                Ok(_) => {
+                    wired = true;
+                    if events.send(Event::Wired).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => complaints.push(format!("{error:#}")),
+            },
             (Some(_), None) if now.ready => complaints.push(format!(
                 "Node {node}: not in the source; without its spec.podCIDRs no plugin configuration is written"
             )),
             _ => {}
         }
-        if events.send(Event::Complaints { part: "node", complaints }).await.is_err() {
+        if told.as_ref() != Some(&complaints) {
+            told = Some(complaints.clone());
+            if events.send(Event::Complaints { part: "node", complaints }).await.is_err() {
+                return;
+            }
+        }
+        if !mended.is_empty() && events.send(Event::Mended(mended)).await.is_err() {
             return;
         }
+    }
+}
+
+impl Plugin {
+    /// Whether the configuration had to be written.
+    fn configure(&self, own: &NodeFacts) -> Result<bool> {
+        let conflist = Conflist {
+            socket: &self.socket,
+            state: &self.state,
+            mtu: self.mtu,
+            node_ips: &own.ips,
+            ranges: &own.pod_cidrs,
+        };
+        let written = conflist.install(&self.path)?;
+        if written {
+            info!(file = %self.path.display(), "plugin's configuration written");
+        }
+        Ok(written)
     }
 }

@@ -12,6 +12,8 @@ use tracing::warn;
 pub(crate) struct Records {
     folder: PathBuf,
     attached: BTreeMap<(String, String), Attach>,
+    /// Goes up with each change.
+    revision: u64,
 }
 
 impl Records {
@@ -35,7 +37,11 @@ impl Records {
                 }
             }
         }
-        Ok(Self { folder, attached })
+        Ok(Self { folder, attached, revision: 1 })
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Attach> {
@@ -52,11 +58,13 @@ impl Records {
         let text = serde_json::to_vec_pretty(&attach).context("write an endpoint as JSON")?;
         replace(&path, &text)?;
         self.attached.insert((attach.container_id.clone(), attach.ifname.clone()), attach);
+        self.revision += 1;
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, attachment: &Attachment) -> Option<Attach> {
         let attach = self.attached.remove(&(attachment.container_id.clone(), attachment.ifname.clone()))?;
+        self.revision += 1;
         let path = self.path(&attach.container_id, &attach.ifname);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -14,11 +14,13 @@ use crate::underlay::Underlay;
 pub(crate) struct Routes {
     handle: Handle,
     underlays: Vec<Underlay>,
+    /// What `sync` had to write since this was last taken.
+    pub(crate) written: Vec<String>,
 }
 
 impl Routes {
     pub(crate) fn new(handle: Handle, underlays: Vec<Underlay>) -> Self {
-        Self { handle, underlays }
+        Self { handle, underlays, written: Vec::new() }
     }
 
     /// Makes the kernel have a route to each pod CIDR of `others`, and none of ours to any other node's. What could not
@@ -36,7 +38,10 @@ impl Routes {
         for (destination, route) in &desired {
             if actual.get(destination) != Some(route) {
                 match self.handle.replace_route(route).await {
-                    Ok(()) => info!(%route, "route to another node's pods"),
+                    Ok(()) => {
+                        info!(%route, "route to another node's pods");
+                        self.written.push(format!("route {route}"));
+                    }
                     Err(error) => complaints.push(format!("{:#}", anyhow::Error::from(error))),
                 }
             }

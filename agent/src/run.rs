@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::datapath::{Datapath, Unapplied};
+use crate::drift::Wirings;
 use crate::endpoints::{Admitted, Farewell, Waiting};
 use crate::event::{Call, Event, Question};
 use crate::flows::Flows;
@@ -51,6 +52,8 @@ pub(crate) struct Agent<D> {
     pub(crate) source_seen: bool,
     /// The first complete list is in force.
     pub(crate) ready: bool,
+    /// The plugin's configuration, without which the runtime wires no pods, has still to be written.
+    pub(crate) awaits_conflist: bool,
     /// What was last read, and of that, what is in force.
     pub(crate) revision_read: Option<String>,
     pub(crate) revision_in_force: Option<String>,
@@ -65,7 +68,11 @@ pub(crate) struct Agent<D> {
     pub(crate) departing: Vec<u32>,
     pub(crate) masquerade: Masquerade,
     pub(crate) host_rules: Option<HostRules>,
+    /// How many there have been.
+    pub(crate) audits: u64,
     neighbourhood: watch::Sender<Neighbourhood>,
+    /// For whoever keeps the endpoints' links as they must be.
+    pub(crate) wirings: watch::Sender<Wirings>,
     /// The world differs from what was last compiled.
     changed: bool,
     retry_at: Option<Instant>,
@@ -94,6 +101,7 @@ impl<D: Datapath> Agent<D> {
             compiler: Compiler::new(),
             source_seen: false,
             ready: false,
+            awaits_conflist: false,
             revision_read: None,
             revision_in_force: None,
             complaints: BTreeMap::new(),
@@ -105,7 +113,9 @@ impl<D: Datapath> Agent<D> {
             departing: Vec::new(),
             masquerade: Masquerade::default(),
             host_rules: None,
+            audits: 0,
             neighbourhood,
+            wirings: watch::Sender::default(),
             changed: false,
             retry_at: None,
             retry_after: RETRY,
@@ -122,7 +132,7 @@ impl<D: Datapath> Agent<D> {
     /// Runs until told to stop, or until nobody is left to say anything.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         // An earlier agent may have left programs on the way.
-        self.move_at = Some(Instant::now() + QUIET);
+        self.move_soon();
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -151,6 +161,10 @@ impl<D: Datapath> Agent<D> {
             Event::Call(call) => self.call(call),
             Event::Flows(events) => self.flows.record(events, &mut self.naming, &self.world),
             Event::Complaints { part, complaints } => self.complain(part, complaints),
+            Event::Wired => self.awaits_conflist = false,
+            Event::Audit => self.audit(),
+            Event::FilterGone(ifindex) => self.filter_gone(ifindex),
+            Event::Mended(mended) => self.mended(mended),
             Event::Sweep => self.sweep(),
             Event::Reconcile => self.reconcile(),
             // `settle` looks at the clock; the loop itself ends.
@@ -160,7 +174,7 @@ impl<D: Datapath> Agent<D> {
 
     fn call(&mut self, call: Call) {
         if !matches!(call, Call::Ask(_)) {
-            self.move_at = Some(Instant::now() + QUIET);
+            self.move_soon();
         }
         match call {
             Call::Attach(attach, reply) => self.attach(attach, reply),
@@ -178,6 +192,7 @@ impl<D: Datapath> Agent<D> {
             Question::Flows(query, reply) => drop(reply.send(Ok(self.flows.query(&query)))),
             Question::Explain(query, reply) => drop(reply.send(self.explain(&query))),
             Question::Numbers(reply) => drop(reply.send(Ok(self.numbers()))),
+            Question::Readiness(reply) => drop(reply.send(Ok(self.what_is_missing()))),
         }
     }
 
@@ -201,7 +216,7 @@ impl<D: Datapath> Agent<D> {
     }
 
     /// Replaces what one part has to say; what is new is logged.
-    fn complain(&mut self, part: &'static str, complaints: Vec<String>) {
+    pub(crate) fn complain(&mut self, part: &'static str, complaints: Vec<String>) {
         let known = self.complaints.remove(part).unwrap_or_default();
         for complaint in complaints.iter().filter(|complaint| !known.contains(complaint)) {
             warn!("{complaint}");
@@ -223,6 +238,9 @@ impl<D: Datapath> Agent<D> {
         } else if self.depart_at.is_some_and(|at| at <= now) {
             self.depart(now);
         }
+        // Before anybody hears that an endpoint is gone: its link goes next.
+        let node_ips = self.world.node().map_or(&[][..], |node| &node.ips);
+        self.wirings.send_if_modified(|last| last.follow(&self.records, node_ips));
         self.say_farewell();
         if self.move_at.is_some_and(|at| at <= now) {
             self.move_programs(now);
@@ -230,6 +248,11 @@ impl<D: Datapath> Agent<D> {
         for question in std::mem::take(&mut self.questions) {
             self.answer(question);
         }
+    }
+
+    /// Programs that have just been attached are moved to their final place when it is quiet.
+    pub(crate) fn move_soon(&mut self) {
+        self.move_at = Some(Instant::now() + QUIET);
     }
 
     fn depart(&mut self, now: Instant) {

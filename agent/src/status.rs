@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::{EndpointStatus, RuleSetStatus, Status};
 use common::id::RuleSetId;
 use common::net::Addr;
+use policy::Kind;
 use tracing::warn;
 
 use crate::datapath::Datapath;
@@ -19,7 +20,8 @@ impl<D: Datapath> Agent<D> {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            ready: self.ready,
+            ready: self.what_is_missing().is_none(),
+            not_ready: self.what_is_missing(),
             generation: config.generation,
             epoch: config.epoch,
             adopted: self.datapath.adopted(),
@@ -30,7 +32,26 @@ impl<D: Datapath> Agent<D> {
             counters: shown("counters", self.datapath.counters()),
             warnings: self.complaints.values().flatten().cloned().collect(),
             last_error: self.last_error.clone(),
+            drift: self.meter.drift(),
         }
+    }
+
+    /// Before the node is ready: what is missing, and why it is, as far as that is known.
+    pub(crate) fn what_is_missing(&self) -> Option<String> {
+        let trouble = |parts: &[&str]| {
+            parts.iter().find_map(|part| self.complaints.get(part)?.first()).map(|why| format!(": {why}"))
+        };
+        if !self.source_seen {
+            let kinds = Kind::ALL.map(Kind::as_str);
+            let why = trouble(&["source"]).or_else(|| trouble(&kinds)).unwrap_or_default();
+            return Some(format!("the first complete list of every kind has not arrived{why}"));
+        }
+        if !self.ready {
+            let why = self.last_error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            return Some(format!("the first complete list is not in force{why}"));
+        }
+        let why = || trouble(&["node"]).unwrap_or_default();
+        self.awaits_conflist.then(|| format!("the plugin's configuration is not written{}", why()))
     }
 
     pub(crate) fn numbers(&mut self) -> Numbers {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use common::config::Config;
@@ -135,6 +136,22 @@ impl Datapath for MemoryDatapath {
 
     fn attached_endpoints(&self) -> Result<Vec<u32>> {
         Ok(self.kernel.borrow().attached.iter().copied().collect())
+    }
+
+    fn mend_programs(&mut self, endpoints: &[u32]) -> Result<Vec<String>> {
+        let mut kernel = self.kernel.borrow_mut();
+        let missing: Vec<u32> =
+            endpoints.iter().copied().filter(|ifindex| kernel.attached.insert(*ifindex)).collect();
+        Ok(missing.into_iter().map(|ifindex| format!("programs of {ifindex}")).collect())
+    }
+
+    fn mend_filters(&mut self, ifindex: u32) -> Result<Vec<String>> {
+        self.mend_programs(&[ifindex])
+    }
+
+    fn audit(&mut self, _: Duration) -> Result<(Vec<MapOp>, bool)> {
+        let held = self.kernel.borrow().tables.clone();
+        Ok((policy::plan(&held, &self.tables), false))
     }
 
     fn counters(&self) -> Result<Vec<api::Counter>> {

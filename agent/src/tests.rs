@@ -46,9 +46,14 @@ impl Node {
     }
 
     fn start(&mut self) {
+        self.start_with(|_| {});
+    }
+
+    fn start_with(&mut self, prepare: impl FnOnce(&mut Agent<MemoryDatapath>)) {
         let records = Records::load(self.folder.path().join("endpoints")).unwrap();
         let (neighbourhood, _) = watch::channel(Neighbourhood::default());
-        let agent = Agent::new("node-0", self.datapath.reopened(), records, neighbourhood);
+        let mut agent = Agent::new("node-0", self.datapath.reopened(), records, neighbourhood);
+        prepare(&mut agent);
         let (events, queue) = mpsc::channel(16);
         self.agent = Some((events, spawn_local(agent.run(queue))));
     }
@@ -113,6 +118,7 @@ fn attach(name: &str, ifindex: u32) -> Attach {
         host_ifname: format!("weir{ifindex}"),
         host_ifindex: ifindex,
         ips: vec![ip(ifindex)],
+        mac: None,
     }
 }
 
@@ -487,3 +493,5 @@ async fn the_socket_speaks_as_the_api_says() {
     })
     .await;
 }
+
+mod upkeep;

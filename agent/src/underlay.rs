@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use netlink::{Handle, Route};
-use tracing::info;
+use tracing::{debug, info};
 
 /// Routes by this protocol come from a router advertisement.
 const BY_ADVERTISEMENT: u8 = 9;
@@ -66,8 +66,13 @@ pub(crate) async fn find(handle: &Handle, names: &[String]) -> Result<Vec<Underl
     Ok(underlays)
 }
 
-/// Lets this node forward, and accept what comes back by another way than it went.
-pub(crate) fn prepare(underlays: &[Underlay]) -> Result<()> {
+/// Lets this node forward, and accept what comes back by another way than it went. What had to be changed for it.
+pub(crate) fn prepare(underlays: &[Underlay]) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
+    let mut set = |setting: &str, value| {
+        changed.extend(set(setting, value)?);
+        anyhow::Ok(())
+    };
     set("ipv4/ip_forward", "1")?;
     // The kernel takes the larger of `all` and the device's own, and loose is the largest.
     set("ipv4/conf/all/rp_filter", "2")?;
@@ -75,22 +80,23 @@ pub(crate) fn prepare(underlays: &[Underlay]) -> Result<()> {
         set(&format!("ipv4/conf/{}/rp_filter", underlay.name), "2")?;
     }
     if netlink::read_sysctl("ipv6/conf/all/disable_ipv6").is_err() {
-        info!("this kernel has no IPv6");
-        return Ok(());
+        debug!("this kernel has no IPv6");
+        return Ok(changed);
     }
     // Before forwarding: that would turn advertisements off, and the default route would run out.
     for underlay in underlays.iter().filter(|underlay| underlay.advertised) {
         set(&format!("ipv6/conf/{}/accept_ra", underlay.name), "2")?;
     }
-    set("ipv6/conf/all/forwarding", "1")
+    set("ipv6/conf/all/forwarding", "1")?;
+    Ok(changed)
 }
 
 /// Writes only what is not so already: in some containers these settings are right and read-only.
-fn set(setting: &str, value: &str) -> Result<()> {
+fn set(setting: &str, value: &str) -> Result<Option<String>> {
     if netlink::read_sysctl(setting).is_ok_and(|present| present == value) {
-        return Ok(());
+        return Ok(None);
     }
     netlink::sysctl(setting, value)?;
     info!(setting, value, "kernel setting changed");
-    Ok(())
+    Ok(Some(format!("/proc/sys/net/{setting}: set to {value}")))
 }

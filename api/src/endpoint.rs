@@ -28,6 +28,9 @@ pub struct Attach {
     pub host_ifname: String,
     pub host_ifindex: u32,
     pub ips: Vec<IpAddr>,
+    /// The pod's own link-layer address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<[u8; 6]>,
 }
 
 /// The endpoint's programs are attached and its compiled policy is in the maps.

@@ -9,8 +9,11 @@ pub struct Status {
     pub node: String,
     pub version: String,
     pub pid: u32,
-    /// The first complete list of every kind has arrived and is in force.
+    /// The first complete list of every kind has arrived and is in force, and the plugin's configuration is written.
     pub ready: bool,
+    /// What is missing before it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<String>,
     /// How many plans have been carried out since the pins were made.
     pub generation: u64,
     pub epoch: u32,
@@ -28,6 +31,17 @@ pub struct Status {
     /// Why the last plan was refused or failed, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What somebody else had changed on the node since this agent began, and was put right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Drift>,
+}
+
+/// How often things of one kind were put right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// `program`, `row`, `route`, `link`, `neighbour`, `setting`, `conflist` or `nft`.
+    pub kind: String,
+    pub repaired: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -144,6 +144,7 @@ mod tests {
             counters: vec![Counter { name: "policy_denied".into(), packets: 4, bytes: 240 }],
             warnings: vec!["NetworkPolicy shop/web: spec.ingress[0].ports[0].port: 99999 is no port".into()],
             last_error: Some("map `RULES` is too small".into()),
+            ..Status::default()
         };
         let expected = "\
 node-0  ready  generation 7, epoch 2  agent 0.1.0, pid 42, took over the pins of an earlier one

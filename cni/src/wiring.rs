@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use netlink::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, Mac, Netns, ROUTE_PROTOCOL, Route, VethSpec};
+use netlink::{
+    GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, HostSide, Mac, Netns, ROUTE_PROTOCOL, Route, VethSpec,
+};
 
 use crate::spec::{Failure, code};
 
@@ -66,7 +68,9 @@ impl Wiring {
 
     /// The host's side, which stays down.
     pub(crate) async fn wire_host(&self, host: &Handle, link: u32) -> Result<(), Failure> {
-        self.host_settings()?;
+        for (setting, value) in self.host_side(link).settings() {
+            netlink::sysctl(&setting, value)?;
+        }
         for ip in &self.ips {
             host.add_neighbour(link, *ip, self.mac).await?;
         }
@@ -76,7 +80,7 @@ impl Wiring {
     /// The last step: from here on packets flow.
     pub(crate) async fn open(&self, host: &Handle, inside: &Handle, link: u32) -> Result<(), Failure> {
         host.set_up(link).await?;
-        for route in self.host_routes(link) {
+        for route in self.host_side(link).routes() {
             // One left behind by a plugin that was killed leads nowhere: the ledger says the address is ours.
             host.replace_route(&route).await?;
         }
@@ -129,16 +133,14 @@ impl Wiring {
         self.ips.iter().flat_map(routes).collect()
     }
 
-    pub(crate) fn host_routes(&self, link: u32) -> impl Iterator<Item = Route> {
-        self.ips.iter().map(move |ip| Route {
-            destination: full(*ip),
-            via: None,
-            oif: link,
-            source: self.node_ips.iter().copied().find(|node| node.is_ipv4() == ip.is_ipv4()),
-            onlink: false,
-            protocol: ROUTE_PROTOCOL,
-            link_scope: true,
-        })
+    pub(crate) fn host_side(&self, link: u32) -> HostSide<'_> {
+        HostSide {
+            name: &self.host_name,
+            ifindex: link,
+            ips: &self.ips,
+            mac: Some(self.mac),
+            node_ips: &self.node_ips,
+        }
     }
 
     /// In the pod's namespace. Addresses are ours to give and unique by construction, so neither router advertisements
@@ -154,20 +156,6 @@ impl Wiring {
         if wants_v6 {
             // Runtimes switch IPv6 off in namespaces they think have none.
             netlink::sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "0")?;
-        }
-        Ok(())
-    }
-
-    /// In the node's namespace.
-    fn host_settings(&self) -> Result<(), netlink::Error> {
-        let link = &self.host_name;
-        // Loose: the pod's source addresses are checked by our own program, and replies may leave another way.
-        netlink::sysctl(&format!("ipv4/conf/{link}/rp_filter"), "2")?;
-        netlink::sysctl(&format!("ipv4/conf/{link}/forwarding"), "1")?;
-        netlink::sysctl(&format!("ipv4/conf/{link}/proxy_arp"), "0")?;
-        if self.ips.iter().any(IpAddr::is_ipv6) || has_ipv6(link) {
-            netlink::sysctl(&format!("ipv6/conf/{link}/accept_ra"), "0")?;
-            netlink::sysctl(&format!("ipv6/conf/{link}/forwarding"), "1")?;
         }
         Ok(())
     }

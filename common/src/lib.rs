@@ -17,6 +17,7 @@ pub mod id;
 pub mod maps;
 pub mod net;
 pub mod packet;
+pub mod release;
 pub mod rules;
 pub mod service;
 pub mod verdict;

@@ -17,7 +17,8 @@ use aya::programs::{CgroupAttachMode, Link, LinkOrder, ProgramError, SchedClassi
 
 use crate::Dataplane;
 use crate::error::Error;
-use crate::load::{CGROUP_PROGRAMS, Hook, TC_PROGRAMS, classifier, kernel_at_least, sock_addr};
+use crate::kernel::kernel_at_least;
+use crate::load::{CGROUP_PROGRAMS, Hook, TC_PROGRAMS, classifier, sock_addr};
 use crate::pin::Pins;
 
 const CLSACT_PRIORITY: u16 = 1;
@@ -27,7 +28,7 @@ fn hook_of(program: &str) -> TcAttachType {
     if program == "to_pod" { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
-const ENDPOINT_PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
+pub(crate) const ENDPOINT_PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
 
 pub(crate) fn endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
     for program in ENDPOINT_PROGRAMS {
@@ -85,16 +86,21 @@ pub(crate) fn endpoint_attached(dataplane: &mut Dataplane, ifindex: u32) -> Resu
         return Ok(true);
     }
     let interface = interface_name(ifindex)?;
-    let may_be_on_clsact = !uses_tcx(dataplane.hook) || dataplane.unsettled.contains(&ifindex);
     let mut attached = true;
     for program in ENDPOINT_PROGRAMS {
-        attached &= if may_be_on_clsact && !dataplane.pins.link(program, ifindex).exists() {
+        attached &= if may_be_on_clsact(dataplane, program, ifindex) {
             attach_clsact(dataplane, program, &interface)?
         } else {
             is_on_tcx(program, &interface)?
         };
     }
     Ok(attached)
+}
+
+/// Or on neither: then it is still to be found out.
+pub(crate) fn may_be_on_clsact(dataplane: &Dataplane, program: &str, ifindex: u32) -> bool {
+    let hooked = !uses_tcx(dataplane.hook) || dataplane.unsettled.contains(&ifindex);
+    hooked && !dataplane.pins.link(program, ifindex).exists()
 }
 
 fn is_on_tcx(program: &'static str, interface: &str) -> Result<bool, Error> {
@@ -134,8 +140,11 @@ pub(crate) fn replace_on_clsact(dataplane: &mut Dataplane) -> Result<(), Error> 
 }
 
 /// Attaches, or replaces what is attached.
-fn attach(dataplane: &mut Dataplane, program: &'static str, ifindex: u32) -> Result<(), Error> {
+pub(crate) fn attach(dataplane: &mut Dataplane, program: &'static str, ifindex: u32) -> Result<(), Error> {
     let interface = interface_name(ifindex)?;
+    if !ENDPOINT_PROGRAMS.contains(&program) {
+        dataplane.standing.insert((program, ifindex));
+    }
     let is_new_endpoint =
         ENDPOINT_PROGRAMS.contains(&program) && !dataplane.pins.link(program, ifindex).exists();
     if !uses_tcx(dataplane.hook) {
@@ -209,7 +218,11 @@ fn attach_tcx(
 }
 
 /// True if there was a filter to replace.
-fn attach_clsact(dataplane: &mut Dataplane, program: &'static str, interface: &str) -> Result<bool, Error> {
+pub(crate) fn attach_clsact(
+    dataplane: &mut Dataplane,
+    program: &'static str,
+    interface: &str,
+) -> Result<bool, Error> {
     let failed = |source| Error::Attach { program, target: interface.to_owned(), source: Box::new(source) };
     // "Already there" is the usual answer for the second program; a real failure shows in the attach below.
     if let Err(error) = qdisc_add_clsact(interface) {
@@ -268,21 +281,30 @@ pub(crate) fn cgroup(dataplane: &mut Dataplane, cgroup: &Path) -> Result<(), Err
     }
     let folder = File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.to_owned(), source })?;
     for program in CGROUP_PROGRAMS {
-        let failed = |source| Error::Attach {
-            program,
-            target: cgroup.display().to_string(),
-            source: Box::new(source),
-        };
-        let path = dataplane.pins.cgroup_link(program);
-        let loaded = sock_addr(&mut dataplane.ebpf, program)?;
-        // Links always share a cgroup with others (BPF_F_ALLOW_MULTI); the kernel refuses to be told so (5.7).
-        let id = loaded.attach(&folder, CgroupAttachMode::Single).map_err(failed)?;
-        let link = loaded.take_link(id).map_err(failed)?;
-        let link = FdLink::try_from(link).map_err(|source| Error::Link { path: path.clone(), source })?;
-        // For an instant the old and the new program both run: the second finds an address already translated.
-        Pins::remove(&path)?;
-        link.pin(&path).map_err(|source| Error::Pin { path, source: Box::new(source) })?;
+        cgroup_program(dataplane, program, &folder, cgroup)?;
     }
+    dataplane.cgroup = Some(cgroup.to_owned());
+    Ok(())
+}
+
+/// `folder` is the cgroup, opened.
+pub(crate) fn cgroup_program(
+    dataplane: &mut Dataplane,
+    program: &'static str,
+    folder: &File,
+    cgroup: &Path,
+) -> Result<(), Error> {
+    let failed =
+        |source| Error::Attach { program, target: cgroup.display().to_string(), source: Box::new(source) };
+    let path = dataplane.pins.cgroup_link(program);
+    let loaded = sock_addr(&mut dataplane.ebpf, program)?;
+    // Links always share a cgroup with others (BPF_F_ALLOW_MULTI); the kernel refuses to be told so (5.7).
+    let id = loaded.attach(folder, CgroupAttachMode::Single).map_err(failed)?;
+    let link = loaded.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|source| Error::Link { path: path.clone(), source })?;
+    // For an instant the old and the new program both run: the second finds an address already translated.
+    Pins::remove(&path)?;
+    link.pin(&path).map_err(|source| Error::Pin { path, source: Box::new(source) })?;
     Ok(())
 }
 
@@ -294,7 +316,7 @@ fn uses_tcx(hook: Hook) -> bool {
     }
 }
 
-fn interface_name(ifindex: u32) -> Result<String, Error> {
+pub(crate) fn interface_name(ifindex: u32) -> Result<String, Error> {
     match nix::net::if_::if_indextoname(ifindex) {
         // nix 0.31 overlooks the failure and answers with no name.
         Ok(name) if !name.is_empty() => Ok(name.to_string_lossy().into_owned()),

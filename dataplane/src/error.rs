@@ -8,6 +8,8 @@ use aya::pin::PinError;
 use aya::programs::ProgramError;
 use aya::programs::links::LinkError;
 
+use common::release::KERNEL_FLOOR;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("make folder `{}`: it must lie on a bpffs (mount -t bpf bpf DIR)", path.display())]
@@ -18,6 +20,14 @@ pub enum Error {
     },
     #[error("`{}` is not on a bpffs: mount one there (mount -t bpf bpf DIR)", path.display())]
     NotBpffs { path: PathBuf },
+    #[error("the pins in `{}` are another agent's, which is running: one agent to a node; stop it first", path.display())]
+    Taken { path: PathBuf },
+    #[error(
+        "the kernel is {found}, and Weir needs {}.{} or later: boot a newer one, or keep this node out of the cluster",
+        KERNEL_FLOOR.0,
+        KERNEL_FLOOR.1
+    )]
+    OldKernel { found: String },
     #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux): it must be built with CONFIG_DEBUG_INFO_BTF")]
     NoBtf,
     #[error(

@@ -2,15 +2,19 @@
 //! of their meaning. The only crate that calls `aya`.
 
 mod attach;
+mod audit;
 mod counters;
 mod error;
 mod flows;
+mod kernel;
 mod load;
+mod look;
 mod maps;
 mod migrate;
 mod native;
 mod pin;
 mod rows;
+mod standing;
 mod sweep;
 mod trial;
 
@@ -19,12 +23,14 @@ pub use error::Error;
 pub use flows::FlowReader;
 pub use load::{Capacities, Hook, Options};
 pub use migrate::TakenOver;
+pub use pin::PinsLock;
 pub use sweep::SweepReport;
 pub use trial::{Action, Trial, Trialled};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::config::Config;
 use common::endpoint::EndpointRow;
@@ -43,6 +49,13 @@ pub struct Dataplane {
     tables: Tables,
     /// Endpoints whose programs are on clsact and should be on tcx.
     unsettled: BTreeSet<u32>,
+    /// Programs of interfaces that are no endpoints.
+    standing: BTreeSet<(&'static str, u32)>,
+    /// Where the cgroup programs are.
+    cgroup: Option<PathBuf>,
+    /// By program, its number in the kernel.
+    ids: BTreeMap<&'static str, u32>,
+    audit: audit::Audit,
     /// Pins of another layout, whose programs go on judging until [`take_over`](Self::take_over).
     previous: Option<migrate::Previous>,
 }
@@ -89,7 +102,25 @@ impl Dataplane {
             self.maps.write(op)?;
             self.tables.apply(op);
         }
+        self.audit.disturb();
         self.maps.count_generation()
+    }
+
+    /// Looks for rows that somebody else has changed, for about as long as `budget`; the writes that put them right. What
+    /// `CONFIG` says is put right at once, and so told.
+    pub fn audit(&mut self, budget: Duration) -> Result<(Vec<MapOp>, bool), Error> {
+        let restored = self.maps.restore_config()?;
+        Ok((self.audit.rows(&self.tables, budget)?, restored))
+    }
+
+    /// Attaches again what somebody has taken off, and says what it was. `endpoints` are the interfaces that must have ours.
+    pub fn mend_programs(&mut self, endpoints: &[u32]) -> Result<Vec<String>, Error> {
+        standing::mend(self, endpoints)
+    }
+
+    /// As [`mend_programs`](Self::mend_programs), for one interface of which a filter is gone.
+    pub fn mend_filters(&mut self, ifindex: u32) -> Result<Vec<String>, Error> {
+        standing::filters(self, ifindex)
     }
 
     /// Epoch, generation and flags as the programs see them.

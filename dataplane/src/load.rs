@@ -1,7 +1,7 @@
 //! Loading: new pins, or those of an earlier agent with its programs replaced in place.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use aya::maps::MapInfo;
 use aya::programs::{CgroupSockAddr, SchedClassifier};
@@ -10,7 +10,9 @@ use common::maps as names;
 
 use crate::Dataplane;
 use crate::attach;
+use crate::audit::Audit;
 use crate::error::Error;
+use crate::kernel::{self, kernel_at_least};
 use crate::maps::Maps;
 use crate::migrate::{self, Previous};
 use crate::pin::Pins;
@@ -49,9 +51,7 @@ pub(crate) const CGROUP_PROGRAMS: [&str; 8] =
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
 pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        return Err(Error::NoBtf);
-    }
+    kernel::check()?;
     let layout = options.layout.unwrap_or(names::LAYOUT_VERSION);
     let (pins, previous) = Pins::open(&options.pins, layout, options.migrate)?;
     let adopted = pins.map(names::CONFIG).exists();
@@ -80,12 +80,25 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
             .load()
             .map_err(|source| Error::Load { program: name, source: Box::new(source) })?;
     }
+    let mut ids = BTreeMap::new();
+    for name in TC_PROGRAMS {
+        let info = classifier(&mut ebpf, name)?.info();
+        let info = info.map_err(|source| Error::Load { program: name, source: Box::new(source) })?;
+        ids.insert(name, info.id());
+    }
+    for name in CGROUP_PROGRAMS {
+        let info = sock_addr(&mut ebpf, name)?.info();
+        let info = info.map_err(|source| Error::Load { program: name, source: Box::new(source) })?;
+        ids.insert(name, info.id());
+    }
+    let audit = Audit::new(&pins)?;
     let mut maps = Maps::take(&mut ebpf, &pins)?;
     if let (Some(old), true) = (&previous, shared)
         && maps.config()?.generation == 0
     {
         maps.set_epoch(migrate::epoch_after(old)?)?;
     }
+    maps.note_config()?;
     let tables = if adopted { maps.read()? } else { policy::tables::Tables::default() };
     let mut dataplane = Dataplane {
         ebpf,
@@ -95,6 +108,10 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
         adopted,
         tables,
         unsettled: BTreeSet::new(),
+        standing: BTreeSet::new(),
+        cgroup: None,
+        ids,
+        audit,
         previous: previous.map(Previous::new),
     };
     attach::replace_programs(&mut dataplane)?;
@@ -126,12 +143,4 @@ pub(crate) fn sock_addr<'a>(
 ) -> Result<&'a mut CgroupSockAddr, Error> {
     let program = ebpf.program_mut(name).ok_or(Error::Missing { kind: "program", name })?;
     program.try_into().map_err(|source| Error::Load { program: name, source: Box::new(source) })
-}
-
-/// Whether the running kernel is of this release or a later one; a release we cannot read counts as old.
-pub(crate) fn kernel_at_least(major: u32, minor: u32) -> bool {
-    let Ok(name) = nix::sys::utsname::uname() else { return false };
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }

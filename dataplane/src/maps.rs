@@ -28,6 +28,8 @@ pub(crate) struct Maps {
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceRow>,
     pub(crate) backends: HashMap<MapData, BackendKey, BackendRow>,
     pub(crate) counters: PerCpuArray<MapData, Cell>,
+    /// What `CONFIG` was made to say last.
+    told: Option<Config>,
     /// Rows that each map has room for: the pins' own, which may be older than our constants.
     capacities: BTreeMap<&'static str, usize>,
 }
@@ -54,6 +56,7 @@ impl Maps {
             capacities.insert(name, info.max_entries() as usize);
         }
         Ok(Self {
+            told: None,
             capacities,
             config: take!(ebpf, names::CONFIG),
             endpoints: take!(ebpf, names::ENDPOINTS),
@@ -155,7 +158,32 @@ impl Maps {
     fn update_config(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), Error> {
         let mut config = self.config()?;
         change(&mut config);
-        self.config.set(0, config, 0).map_err(Error::map("write", names::CONFIG))
+        self.put_config(config)
+    }
+
+    fn put_config(&mut self, config: Config) -> Result<(), Error> {
+        self.config.set(0, config, 0).map_err(Error::map("write", names::CONFIG))?;
+        self.told = Some(config);
+        Ok(())
+    }
+
+    /// What `CONFIG` says now is what it must say.
+    pub(crate) fn note_config(&mut self) -> Result<(), Error> {
+        self.told = Some(self.config()?);
+        Ok(())
+    }
+
+    /// Whether somebody else had changed `CONFIG`. Live connections are then judged once more: which of them were judged
+    /// meanwhile cannot be told.
+    pub(crate) fn restore_config(&mut self) -> Result<bool, Error> {
+        let Some(mut told) = self.told else { return Ok(false) };
+        let found = self.config()?;
+        if found == told {
+            return Ok(false);
+        }
+        told.epoch = told.epoch.max(found.epoch).wrapping_add(1);
+        self.put_config(told)?;
+        Ok(true)
     }
 
     /// Refuses a plan that would not fit at any point of its way.

@@ -14,14 +14,10 @@ use crate::maps::{cidr_key, removed};
 
 /// Compares with what the kernel holds, not with what was written last: somebody may have changed it.
 pub(crate) fn set(dataplane: &mut Dataplane, native: Option<&BTreeSet<Cidr>>) -> Result<bool, Error> {
+    let present = dataplane.audit.native()?;
     let maps = &mut dataplane.maps;
     let none = BTreeSet::new();
     let wanted = native.unwrap_or(&none);
-    let mut present = BTreeSet::new();
-    for key in maps.native.keys() {
-        let key = key.map_err(Error::map("read", names::NATIVE))?;
-        present.insert(Cidr { addr: key.data(), bits: key.prefix_len() });
-    }
     let was_on = maps.config()?.flags & Config::MASQUERADE != 0;
     let is_on = native.is_some();
     // Blocks come before the switch and go after it: no connection that stays in the cluster is masqueraded in between.

@@ -1,13 +1,35 @@
 //! Every bpffs path, in one place: `PINS/layout-N/{maps,links}`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 
 pub(crate) struct Pins {
     root: PathBuf,
+}
+
+/// The pins below a folder are one agent's at a time. Given back when the agent ends, however it does.
+pub struct PinsLock {
+    _folder: Flock<File>,
+}
+
+impl PinsLock {
+    /// Makes the folder. Refuses one that another agent has.
+    pub fn take(parent: &Path) -> Result<Self, Error> {
+        make(parent)?;
+        let failed = |source| Error::Folder { path: parent.to_owned(), source };
+        let folder = File::open(parent).map_err(failed)?;
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(folder) => Ok(Self { _folder: folder }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(Error::Taken { path: parent.to_owned() }),
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
 }
 
 impl Pins {

@@ -3,14 +3,16 @@
 //! Small on purpose: what the plugin, the agent and the sandbox need of rtnetlink, with errors that name the object, and
 //! with namespaces as values that undo what they did. Nothing here decides anything about pods.
 //!
-//! A [`Handle`] stays in the namespace it was opened in, whatever its thread does later; only [`sysctl`] and
-//! [`Netns::current`] look at the calling thread.
+//! A [`Handle`] stays in the namespace it was opened in, whatever its thread does later; only [`sysctl`],
+//! [`Monitor::new`] and [`Netns::current`] look at the calling thread.
 #![forbid(unsafe_code)]
 
 mod address;
 mod error;
 mod handle;
+mod host_side;
 mod link;
+mod monitor;
 mod neighbour;
 mod netns;
 pub mod nftables;
@@ -21,7 +23,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use error::Error;
 pub use handle::Handle;
+pub use host_side::{Fault, HostSide};
 pub use link::{Link, VethSpec};
+pub use monitor::{Change, Monitor};
 pub use neighbour::Neighbour;
 pub use netns::{Netns, NetnsGuard};
 pub use route::Route;

@@ -10,6 +10,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use crate::ROUTE_PROTOCOL;
 use crate::address::family;
 use crate::error::Result;
 use crate::handle::{Handle, about};
@@ -50,15 +51,32 @@ impl Handle {
 
     /// All unicast routes of the main table that leave by one link.
     pub async fn routes(&self) -> Result<Vec<Route>> {
+        self.routes_by(0).await
+    }
+
+    /// Those of them that are ours.
+    pub async fn own_routes(&self) -> Result<Vec<Route>> {
+        self.routes_by(ROUTE_PROTOCOL).await
+    }
+
+    /// 0: by any protocol.
+    async fn routes_by(&self, protocol: u8) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
             message.header.table = RouteHeader::RT_TABLE_MAIN;
             message.header.kind = RouteType::Unicast;
+            message.header.protocol = RouteProtocol::from(protocol);
             let asked = self.dump(about!("list", "routes"), RouteNetlinkMessage::GetRoute(message)).await;
             match asked {
-                Ok(answers) => routes.extend(answers.into_iter().filter_map(read)),
+                // Kernels that know no such filter answer with all.
+                Ok(answers) => routes.extend(
+                    answers
+                        .into_iter()
+                        .filter_map(read)
+                        .filter(|route| protocol == 0 || route.protocol == protocol),
+                ),
                 // Nothing was ever put into the table.
                 Err(error) if error.is_not_there() => {}
                 Err(error) => return Err(error),

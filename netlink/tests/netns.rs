@@ -4,7 +4,10 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use netlink::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, Neighbour, Netns, ROUTE_PROTOCOL, Route, VethSpec};
+use netlink::{
+    Change, Fault, GATEWAY_V4, GATEWAY_V6, HOST_MAC, Handle, HostSide, Monitor, Neighbour, Netns,
+    ROUTE_PROTOCOL, Route, VethSpec, sysctl,
+};
 
 const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x05];
 
@@ -256,4 +259,76 @@ async fn a_handle_may_be_used_by_any_task() {
     let Pair { here, .. } = pair().await;
     let links = tokio::spawn(async move { here.links().await }).await.unwrap().unwrap();
     assert_eq!(links.len(), 2);
+}
+
+/// Whatever is told until it contains what is waited for.
+async fn told(monitor: &mut Monitor, wanted: Change) {
+    let told = async { while !monitor.next().await.unwrap().contains(&wanted) {} };
+    tokio::time::timeout(Duration::from_secs(5), told)
+        .await
+        .unwrap_or_else(|_| panic!("{wanted:?} is not told"));
+}
+
+#[tokio::test]
+async fn what_somebody_changes_is_told_with_its_place() {
+    let Pair { node, pod: _pod, here, host, .. } = pair().await;
+    // A monitor belongs to the namespace that its thread was in.
+    let _inside = node.enter().unwrap();
+    let mut monitor = Monitor::new().unwrap();
+    here.set_up(host).await.unwrap();
+    told(&mut monitor, Change::Link(host)).await;
+
+    let side = HostSide {
+        name: "weir0",
+        ifindex: host,
+        ips: &[ip("10.244.0.5")],
+        mac: Some(POD_MAC),
+        node_ips: &[],
+    };
+    let route = side.routes().next().unwrap();
+    here.add_route(&route).await.unwrap();
+    here.delete_route(&route).await.unwrap();
+    told(&mut monitor, Change::Route).await;
+    here.add_neighbour(host, ip("10.244.0.5"), POD_MAC).await.unwrap();
+    told(&mut monitor, Change::Link(host)).await;
+    sysctl("ipv4/conf/weir0/forwarding", "0").unwrap();
+    sysctl("ipv4/conf/weir0/forwarding", "1").unwrap();
+    told(&mut monitor, Change::Link(host)).await;
+}
+
+#[tokio::test]
+async fn every_fault_of_the_hosts_side_is_found_and_mended_once() {
+    let Pair { node, pod: _pod, here, inside, host, eth0 } = pair().await;
+    let _inside = node.enter().unwrap();
+    inside.set_up(eth0).await.unwrap();
+    let ips = [ip("10.244.0.5"), ip("fd00:244::5")];
+    let side = HostSide { name: "weir0", ifindex: host, ips: &ips, mac: Some(POD_MAC), node_ips: &[] };
+    let faults = async || {
+        let routes = here.own_routes().await.unwrap().into_iter().collect();
+        side.faults(&here, &routes).await.unwrap()
+    };
+    for fault in faults().await {
+        // A link must be up before it has routes.
+        if !matches!(fault, Fault::Route(_)) {
+            side.mend(&here, &fault).await.unwrap();
+        }
+    }
+    let left = faults().await;
+    assert!(left.len() == 2 && left.iter().all(|fault| matches!(fault, Fault::Route(_))), "{left:?}");
+    for fault in &left {
+        side.mend(&here, fault).await.unwrap();
+    }
+    assert_eq!(faults().await, []);
+
+    sysctl("ipv6/conf/weir0/accept_ra", "2").unwrap();
+    let [Fault::Setting { setting, value: "0", found }] = &side.silent_faults()[..] else {
+        panic!("no fault")
+    };
+    assert_eq!((setting.as_str(), found.as_str()), ("ipv6/conf/weir0/accept_ra", "2"));
+    here.add_neighbour(host, ips[0], [2, 0, 0, 0, 0, 9]).await.unwrap();
+    here.set_down(host).await.unwrap();
+    let found = faults().await;
+    assert!(found.contains(&Fault::Down) && found.contains(&Fault::Neighbour(ips[0])), "{found:?}");
+    here.delete_link(host).await.unwrap();
+    assert_eq!(faults().await, [], "what is gone lacks nothing");
 }

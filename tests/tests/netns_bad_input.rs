@@ -8,8 +8,9 @@ use std::process::{Command, Output, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::personality::{self, Persona};
 use serde_json::Value;
-use tests::command::{Run, binary, links, sandbox, traces};
+use tests::command::{Run, binary, links, sandbox, traces, wait_for};
 use tests::stage::{Manifests, require_root};
 
 const GOOD: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n\
@@ -171,7 +172,7 @@ fn agent(folder: &Path) -> Command {
     fs::create_dir_all(folder.join("source")).unwrap();
     let mut command = Command::new(binary("weir-agent"));
     command.args(["--node", "node-0", "--underlay", "lo", "--source"]).arg(folder.join("source"));
-    command.arg("--pins").arg(folder.join("pins")).arg("--socket").arg(folder.join("agent.sock"));
+    command.arg("--socket").arg(folder.join("agent.sock"));
     command
         .arg("--cni-state")
         .arg(folder.join("state"))
@@ -184,7 +185,7 @@ fn agent(folder: &Path) -> Command {
 #[track_caller]
 fn agent_refused(name: &str, prepare: impl FnOnce() + Send, parts: &[&str]) {
     let folder = std::env::temp_dir().join(format!("weir-test-{}-{name}", std::process::id()));
-    let output = apart(&mut agent(&folder), prepare);
+    let output = apart(agent(&folder).arg("--pins").arg(folder.join("pins")), prepare);
     let left = ["pins/config", "agent.sock", "10-weir.conflist"]
         .map(|file| folder.join(file))
         .map(|path| path.exists());
@@ -201,4 +202,51 @@ fn agent_refused(name: &str, prepare: impl FnOnce() + Send, parts: &[&str]) {
 fn an_agent_refuses_pins_that_are_on_no_bpffs_and_a_kernel_without_btf() {
     agent_refused("pins", || (), &["/pins", "bpf", "mount -t bpf"]);
     agent_refused("btf", hide_btf, &["no BTF", "CONFIG_DEBUG_INFO_BTF"]);
+}
+
+#[test]
+fn an_agent_refuses_a_kernel_that_is_too_old() {
+    // Releases from 3.0 on are told as 2.6.40 and later.
+    let pretend = || {
+        personality::set(personality::get().unwrap() | Persona::UNAME26).unwrap();
+    };
+    agent_refused("kernel", pretend, &["the kernel is 2.6.", "needs 5.15 or later"]);
+}
+
+#[test]
+fn a_second_agent_on_a_node_is_refused_at_the_socket_and_at_the_pins() {
+    let folder = std::env::temp_dir().join(format!("weir-test-{}-second", std::process::id()));
+    let bpffs = folder.join("bpf");
+    fs::create_dir_all(&bpffs).unwrap();
+    let [first, second] = [folder.join("first"), folder.join("second")];
+    let with_pins = |folder: &Path| {
+        let mut command = agent(folder);
+        command.arg("--pins").arg(bpffs.join("weir"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let work = || {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("weir"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        let mut running = with_pins(&first).spawn().unwrap();
+        let socket = first.join("agent.sock");
+        wait_for("the first agent", || std::os::unix::net::UnixStream::connect(&socket).ok());
+        let outputs = [&first, &second].map(|folder| with_pins(folder).output().unwrap());
+        assert_eq!(running.try_wait().unwrap(), None, "the first goes on");
+        running.kill().unwrap();
+        running.wait().unwrap();
+        outputs
+    };
+    let outputs = std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+    fs::remove_dir_all(&folder).unwrap();
+    for (output, parts) in outputs.iter().zip([
+        ["agent.sock: another agent answers there", "stop it"],
+        ["/bpf/weir` are another agent's", "stop it first"],
+    ]) {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = said(output);
+        let last = said.lines().last().unwrap();
+        assert!(last.starts_with("weir-agent: ") && parts.iter().all(|part| last.contains(part)), "{said}");
+    }
 }

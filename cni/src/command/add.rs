@@ -94,6 +94,7 @@ impl Attempt<'_> {
             host_ifname: wiring.host_name.clone(),
             host_ifindex: host_link,
             ips: wiring.ips.clone(),
+            mac: Some(wiring.mac),
         };
         self.agent.attach(&attach).await?;
         if let Err(failure) = status::Note::of(config).and_then(|note| note.agent_is_there()) {

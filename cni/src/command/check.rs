@@ -128,7 +128,7 @@ async fn check_host(
         });
     }
     let routes = host.routes().await?;
-    for route in wiring.host_routes(link) {
+    for route in wiring.host_side(link).routes() {
         problems.add_if(!routes.contains(&route), || format!("route {route} is missing on the host"));
     }
     Ok(())
