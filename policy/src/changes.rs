@@ -179,6 +179,24 @@ impl<'a> View<'a> {
         self.prefixes(edge(rule_set, class, 0)..=edge(rule_set, class, u8::MAX))
     }
 
+    /// The rows of any of these rule sets for any of these classes, in order.
+    pub(crate) fn rows_among(
+        &self,
+        rule_sets: &BTreeSet<RuleSetId>,
+        classes: &BTreeSet<ClassId>,
+    ) -> Vec<(RulePrefix, RuleRow)> {
+        /// Rows that one passes by while one looks a pair up.
+        const LOOKUP: usize = 64;
+        if rule_sets.len() * classes.len() * LOOKUP < self.tables.rules.len() {
+            let pairs = rule_sets.iter().flat_map(|set| classes.iter().map(move |class| (*set, *class)));
+            return pairs.flat_map(|(set, class)| self.rows_of_class(set, class)).collect();
+        }
+        let (Some(first), Some(last)) = (rule_sets.first(), rule_sets.last()) else { return Vec::new() };
+        let all = self.prefixes(edge(*first, ClassId::NONE, 0)..=edge(*last, ClassId::ANY, u8::MAX));
+        let asked = |key: &RuleKey| classes.contains(&key.class) && rule_sets.contains(&key.rule_set);
+        all.filter(|(prefix, _)| asked(&prefix.key)).collect()
+    }
+
     fn prefixes(&self, range: RangeInclusive<RulePrefix>) -> Merged<'a> {
         Merged {
             base: self.tables.rules.range(range.clone()).peekable(),

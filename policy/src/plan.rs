@@ -156,8 +156,9 @@ impl<'a> Plan<'a> {
         let leaving: Vec<_> = leaving.into_iter().filter(|set| !set.is_open()).collect();
         let needs = |(old, new): &(ClassId, ClassId)| {
             leaving.iter().any(|set| {
-                let new_rows = desired.rows(*set, *new).chain(now.rows(*set, *new));
-                now.rows(*set, *old).collect::<BTreeMap<_, _>>() != new_rows.collect()
+                let old_rows: Vec<_> = now.rows(*set, *old).collect();
+                let new_rows: BTreeMap<_, _> = desired.rows(*set, *new).chain(now.rows(*set, *new)).collect();
+                !old_rows.into_iter().eq(new_rows)
             })
         };
         let pairs = moves.pairs.iter().copied().filter(needs);
@@ -175,13 +176,20 @@ impl<'a> Plan<'a> {
         let mut temporary: BTreeMap<RulePrefix, RuleRow> = BTreeMap::new();
         if !transitions.is_empty() {
             let (old_sets, new_sets) = (now.used_sets(), desired.used_sets());
+            let new_sets: BTreeSet<RuleSetId> = new_sets.difference(&old_sets).copied().collect();
+            let before = now.rows_among(&old_sets, &transitions.keys().map(|(old, _)| *old).collect());
+            let after = desired.rows_among(&new_sets, &transitions.keys().map(|(_, new)| *new).collect());
+            let (mut from, mut to): (BTreeMap<_, Vec<_>>, BTreeMap<_, Vec<_>>) = Default::default();
             for ((old, new), transition) in transitions {
-                let before = old_sets.iter().flat_map(|set| now.rows(*set, *old).map(move |row| (*set, row)));
-                let after = new_sets.difference(&old_sets);
-                let after = after.flat_map(|set| desired.rows(*set, *new).map(move |row| (*set, row)));
-                for (rule_set, ((protocol, port, bits), row)) in before.chain(after) {
-                    let key = RuleKey { rule_set, class: *transition, protocol, zero: 0, port };
-                    temporary.insert(RulePrefix { key, bits }, row);
+                from.entry(*old).or_default().push(*transition);
+                to.entry(*new).or_default().push(*transition);
+            }
+            for (rows, by_class) in [(before, from), (after, to)] {
+                for (RulePrefix { key, bits }, row) in rows {
+                    let classes = by_class.get(&key.class).into_iter().flatten();
+                    temporary.extend(
+                        classes.map(|class| (RulePrefix { key: RuleKey { class: *class, ..key }, bits }, row)),
+                    );
                 }
             }
         }
