@@ -7,10 +7,11 @@
 //!
 //! 1. Rows that nothing can reach are removed (left by a plan that was cut short), and new rows are written.
 //! 2. Endpoints that are no more are removed.
-//! 3. Addresses move. Where an endpoint will switch rule sets and answers the old and the new class differently, the
-//!    address moves to a *transition class* of the two, for which the rule sets now in use have the old class's rows and
-//!    those yet to come the new one's: every answer is as before. All other addresses move to where they stay; an answer
-//!    that this changes goes from before to after.
+//! 3. Addresses move. Where an endpoint will switch rule sets and answers the old and the new class differently, its old rule
+//!    set is *lent* rows for the new class, those that it has for the old one: every answer is as before. That needs a class
+//!    that nobody has yet, and rule sets that go with the switch. Else the address moves to a *transition class* of the two,
+//!    for which the rule sets now in use have the old class's rows and those yet to come the new one's. All other addresses
+//!    move to where they stay; an answer that this changes goes from before to after.
 //! 4. Endpoints switch, each by one write, from before to after.
 //! 5. Addresses leave the transition classes. A rule set that was in use from the start answers as before up to here and
 //!    as after from here on; to the others it makes no difference. Then new endpoints come in.
@@ -19,7 +20,7 @@
 //! 7. What nothing can reach any more is removed.
 //!
 //! It rests on rows never changing their meaning: rule sets and classes are numbers of their content, and what a rule set
-//! answers to a class follows from the two. Where several events meet in one plan (the agent drains its queue), a flow
+//! answers to a class follows from the two. (What is lent is seen by none but those who move, and goes with its rule set.) Where several events meet in one plan (the agent drains its queue), a flow
 //! between two things that changed may be answered by the old half of one and the new half of the other.
 
 use std::cell::OnceCell;
@@ -54,12 +55,12 @@ pub(crate) fn order(actual: &Tables, changes: &Changes, leftovers: Leftovers) ->
         plan.clear_unreachable();
     }
     let moves = plan.moves();
-    let transitions = plan.transitions(&moves);
+    let bridges = plan.bridges(&moves);
 
-    let temporary = plan.write_rules(&transitions);
+    let temporary = plan.write_rules(&bridges);
     plan.write_backends();
     let removed = plan.remove_endpoints();
-    plan.move_addresses(&moves, &transitions);
+    plan.move_addresses(&moves, &bridges.transitions);
     let switched = plan.switch_endpoints();
     plan.settle_addresses();
     plan.add_endpoints();
@@ -73,6 +74,14 @@ pub(crate) fn order(actual: &Tables, changes: &Changes, leftovers: Leftovers) ->
 
 /// A class for the time between: of old and new class.
 type Transitions = BTreeMap<(ClassId, ClassId), ClassId>;
+
+/// How addresses move while endpoints have their old rule sets.
+#[derive(Default)]
+struct Bridges {
+    transitions: Transitions,
+    /// Rows of old rule sets for new classes.
+    lent: BTreeMap<RulePrefix, RuleRow>,
+}
 
 /// The plan so far, and what the maps hold after it.
 struct Plan<'a> {
@@ -143,8 +152,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The transition class of each pair of classes that needs one.
-    fn transitions(&self, moves: &Moves) -> Transitions {
+    /// What each pair of classes needs so that endpoints that will switch answer the new class as they did the old one.
+    fn bridges(&self, moves: &Moves) -> Bridges {
         let (now, desired) = (self.now(), self.desired());
         let mut leaving: BTreeSet<RuleSetId> = BTreeSet::new();
         for (addr, next) in &self.changes.endpoints {
@@ -161,19 +170,67 @@ impl<'a> Plan<'a> {
                 !old_rows.into_iter().eq(new_rows)
             })
         };
-        let pairs = moves.pairs.iter().copied().filter(needs);
-        pairs
-            .map(|(old, new)| {
-                ((old, new), ClassId::new(content_id("transition", &format!("{old:?} {new:?}"))))
-            })
-            .collect()
+        let mut needing: BTreeMap<ClassId, Vec<ClassId>> = BTreeMap::new();
+        for (old, new) in moves.pairs.iter().copied().filter(needs) {
+            needing.entry(new).or_default().push(old);
+        }
+        let mut unused: BTreeSet<ClassId> = needing.keys().copied().filter(|new| *new != ClassId::NONE).collect();
+        if !unused.is_empty() {
+            self.actual.peers.values().chain(self.actual.cidrs.values()).for_each(|class| {
+                unused.remove(class);
+            });
+        }
+        let staying = if unused.is_empty() { BTreeSet::new() } else { desired.used_sets() };
+        let mut bridges = Bridges::default();
+        for (new, olds) in needing {
+            let all = moves.pairs.iter().filter(|(_, other)| *other == new).map(|(old, _)| *old);
+            let lent = unused.contains(&new).then(|| self.lend(&leaving, &staying, new, &all.collect::<Vec<_>>()));
+            match lent.flatten() {
+                Some(rows) => bridges.lent.extend(rows),
+                None => bridges.transitions.extend(olds.into_iter().map(|old| {
+                    ((old, new), ClassId::new(content_id("transition", &format!("{old:?} {new:?}"))))
+                })),
+            }
+        }
+        bridges
     }
 
-    /// The rows of transition classes, which must go again. New rows are not taken into `now`: nothing asks for them, and the
-    /// first plan has very many.
-    fn write_rules(&mut self, transitions: &Transitions) -> BTreeSet<RulePrefix> {
+    /// The rows for a class that nobody has yet with which rule sets answer those who move there from `olds` as before;
+    /// `None` where there are none: they answered them differently, or stay in use and answer the new class otherwise.
+    fn lend(
+        &self,
+        leaving: &[RuleSetId],
+        staying: &BTreeSet<RuleSetId>,
+        new: ClassId,
+        olds: &[ClassId],
+    ) -> Option<Vec<(RulePrefix, RuleRow)>> {
         let (now, desired) = (self.now(), self.desired());
-        let mut temporary: BTreeMap<RulePrefix, RuleRow> = BTreeMap::new();
+        let (first, others) = olds.split_first()?;
+        let mut lent = Vec::new();
+        for set in leaving {
+            let rows: Vec<_> = now.rows(*set, *first).collect();
+            let differ = others.iter().any(|old| !now.rows(*set, *old).eq(rows.iter().copied()));
+            let otherwise = staying.contains(set) && !desired.rows(*set, new).eq(rows.iter().copied());
+            // A plan that was cut short may have left more.
+            let left = now.rows(*set, new).any(|(place, _)| !rows.iter().any(|(other, _)| *other == place));
+            if differ || otherwise || left {
+                return None;
+            }
+            lent.extend(rows.into_iter().filter(|_| !staying.contains(set)).map(
+                |((protocol, port, bits), row)| {
+                    let key = RuleKey { rule_set: *set, class: new, protocol, zero: 0, port };
+                    (RulePrefix { key, bits }, row)
+                },
+            ));
+        }
+        Some(lent)
+    }
+
+    /// The rows of transition classes and those lent, which must go again. New rows are not taken into `now`: nothing asks for
+    /// them, and the first plan has very many.
+    fn write_rules(&mut self, Bridges { transitions, lent }: &Bridges) -> BTreeSet<RulePrefix> {
+        let (now, desired) = (self.now(), self.desired());
+        let mut temporary = lent.clone();
         if !transitions.is_empty() {
             let (old_sets, new_sets) = (now.used_sets(), desired.used_sets());
             let new_sets: BTreeSet<RuleSetId> = new_sets.difference(&old_sets).copied().collect();
@@ -194,7 +251,7 @@ impl<'a> Plan<'a> {
             }
         }
         let wanted = self.changes.rules.iter().filter_map(|(prefix, row)| Some((prefix, row.as_ref()?)));
-        // A change is never what is so already; a transition class may have been left by a plan that was cut short.
+        // A change is never what is so already; these rows may have been left by a plan that was cut short.
         let missing = wanted.chain(temporary.iter().filter(|(prefix, row)| now.rule(prefix) != Some(row)));
         let ops: Vec<MapOp> = missing.map(|(prefix, row)| MapOp::PutRule(*prefix, *row)).collect();
         self.ops.extend(ops);

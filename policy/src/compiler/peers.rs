@@ -53,10 +53,12 @@ impl Peers {
             }
         }
         for (_, term) in known(terms, &news.added).chain(known(terms, &news.removed)) {
-            match &term.peer {
-                Some(Peer::Block(block)) => addresses.extend(world.addresses_within(block.cidr)),
-                _ => addresses.extend(matched(world, term)),
+            if let Some(Peer::Block(block)) = &term.peer {
+                addresses.extend(world.addresses_within(block.cidr));
             }
+        }
+        for (_, term) in known(terms, &news.added) {
+            addresses.extend(matched(world, term));
         }
     }
 
@@ -90,9 +92,13 @@ pub(super) fn known<'a>(terms: &'a Terms, numbers: &'a [u32]) -> impl Iterator<I
 
 /// The addresses of the pods that a term matches by what they are.
 fn matched<'a>(world: &'a World, term: &'a Term) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
-    let Some(Peer::Pods { namespaces, pods }) = &term.peer else {
-        let named = world.pods().filter(|pod| port(term, pod).is_some());
-        return Box::new(named.flat_map(|pod| world.addresses_of(pod)));
+    let (namespaces, pods) = match &term.peer {
+        Some(Peer::Pods { namespaces, pods }) => (namespaces, pods),
+        Some(Peer::Block(_)) => return Box::new(std::iter::empty()),
+        None => {
+            let named = world.pods().filter(|pod| port(term, pod).is_some());
+            return Box::new(named.flat_map(|pod| world.addresses_of(pod)));
+        }
     };
     let is_in = |name: &&str| is_in(namespaces, name, &world.namespace_labels(name));
     let names: Vec<&str> = match namespaces {

@@ -204,6 +204,24 @@ fn a_changed_selector_moves_addresses_through_a_class_of_old_and_new() {
 }
 
 #[test]
+fn where_nobody_has_the_new_class_yet_the_old_rule_set_is_lent_rows_for_it() {
+    // What `q` asks for makes it a class of its own that the client has afterwards.
+    let before = format!(
+        "{} pod a/db node-0 10.0.0.2 app=db
+         netpol a/q {{podSelector: {{matchLabels: {{app: db}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{tier: x}}}}}}]}}]}}",
+        CLUSTER.replace("app=client", "app=client tier=x")
+    );
+    let ops = plan_between(&before, &before.replace("{app: client}}}], ports", "{app: other}}}], ports"));
+    let count = |of: fn(&MapOp) -> bool| ops.iter().filter(|op| of(op)).count();
+    assert_eq!(count(|op| matches!(op, MapOp::PutPeer(..))), 1, "{ops:#?}");
+    assert_eq!(count(|op| matches!(op, MapOp::PutEndpoint(..))), 1, "{ops:#?}");
+    // Lent: one. Of `q`, for the new class: one for each protocol, and those of ports that no rule names.
+    let (put, removed) =
+        (count(|op| matches!(op, MapOp::PutRule(..))), count(|op| matches!(op, MapOp::RemoveRule(..))));
+    assert_eq!((put, removed), (1 + 4, 1 + 1 + 4), "{ops:#?}");
+}
+
+#[test]
 fn services_find_their_backends_there_and_leave_them_before_they_go() {
     let service = |backend: &str| {
         format!(
