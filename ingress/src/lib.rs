@@ -8,11 +8,15 @@
 //! [`compile`]'s business. [`proxy`] moves bytes and decides nothing that the snapshot could say.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "proxy")]
 pub mod admin;
 pub mod compile;
 pub mod files;
 pub mod object;
+#[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod route;
+#[cfg(feature = "proxy")]
 pub mod tls;
+#[cfg(feature = "proxy")]
 pub mod watch;

@@ -8,6 +8,7 @@ mod bench;
 mod binaries;
 mod chromium;
 mod cluster;
+mod conformance;
 mod debian;
 mod demo;
 mod fuzz;
@@ -52,6 +53,8 @@ enum Command {
     Manifests(manifests::Args),
     /// Measure side by side with other ways to wire pods
     Bench(bench::Args),
+    /// Other people's suites against our binaries: h2spec
+    Conformance(conformance::Args),
     /// A real Kubernetes on this machine, without Docker, with Weir as its network
     Cluster(cluster::Args),
     /// The image that a cluster runs, without Docker: static programs on nothing else, reproducible, with their SBOM
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::command(),
         Command::Manifests(args) => manifests::command(args),
         Command::Bench(args) => bench::command(args),
+        Command::Conformance(args) => conformance::command(args),
         Command::Cluster(args) => cluster::command(args),
         Command::Image(args) => image::command(args),
         Command::Demo => demo::command(),

@@ -78,7 +78,7 @@ fn header_is(headers: &HeaderMap, name: &HeaderName, value: &Value) -> bool {
 }
 
 /// The value of a cookie that the request brings.
-pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get_all(header::COOKIE)
         .iter()

@@ -15,8 +15,7 @@ mod tests;
 
 use hyper::{HeaderMap, Method};
 
-pub(crate) use condition::cookie;
-pub use condition::{Conditions, Value};
+pub use condition::{Conditions, Value, cookie};
 pub use host::{Host, of_authority};
 pub use path::{PathMatch, normal};
 pub use table::Table;

@@ -14,6 +14,8 @@ mod tools;
 mod underlay;
 mod up;
 
+pub(crate) use tools::go_command;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command as Process;

@@ -180,7 +180,7 @@ impl Module {
 }
 
 /// A Go that can build the modules: the machine's, else Debian's in the cache.
-fn go_command(cache: &Path) -> Result<PathBuf> {
+pub(crate) fn go_command(cache: &Path) -> Result<PathBuf> {
     if go_version(Path::new("go")).is_some_and(|version| new_enough(&version)) {
         return Ok(PathBuf::from("go"));
     }
