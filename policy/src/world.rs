@@ -155,22 +155,26 @@ impl World {
             }
             Object::Service(service) => {
                 let (facts, warnings) = ServiceFacts::new(&text, &service);
-                self.forget(&key);
-                self.log.note(|dirty| {
-                    dirty.services.insert(name.clone());
-                });
-                self.services.extend(facts.map(|facts| (name, facts)));
+                if self.services.get(&name) != facts.as_ref() {
+                    self.forget(&key);
+                    self.log.note(|dirty| {
+                        dirty.services.insert(name.clone());
+                    });
+                    self.services.extend(facts.map(|facts| (name, facts)));
+                }
                 warnings
             }
             Object::EndpointSlice(slice) => {
                 let (facts, warnings) = SliceFacts::new(&text, &name.0, &slice);
-                self.forget(&key);
-                if let Some(facts) = facts {
-                    let service = (facts.namespace.clone(), facts.service.clone());
-                    self.log.note(|dirty| {
-                        dirty.services.insert(service);
-                    });
-                    self.slices.insert(name, facts);
+                if self.slices.get(&name) != facts.as_ref() {
+                    self.forget(&key);
+                    if let Some(facts) = facts {
+                        let service = (facts.namespace.clone(), facts.service.clone());
+                        self.log.note(|dirty| {
+                            dirty.services.insert(service);
+                        });
+                        self.slices.insert(name, facts);
+                    }
                 }
                 warnings
             }

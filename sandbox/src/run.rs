@@ -159,13 +159,15 @@ impl Session<'_> {
             if self.options.flows { Some(live::print_flows(sandbox, self.ticker).await) } else { None };
         let mut watch = if self.options.watch { Some(Watch::new(self.options)?) } else { None };
         let report = self.measure(sandbox).await?;
-        self.show(&report)?;
+        // Whoever has stopped reading (`| head`) still gets the page that was asked for.
+        let shown = self.show(&report);
         let expectation = self.options.expect.as_deref().map(expect::load).transpose()?;
         let differences = self.judge(expectation.as_ref(), &report)?;
         self.write_page(sandbox, sources, &report, differences.as_ref())?;
         if let Some(path) = &self.options.report {
             self.ticker.say(&format!("who reaches whom, and why: {}", path.display()));
         }
+        shown?;
         if let Some(settle) = settle {
             settle.tell(sandbox.id(), self.failed.get())?;
         }

@@ -170,6 +170,20 @@ fn a_kept_sandbox_stays_until_it_is_taken_down() {
 }
 
 #[test]
+fn who_stops_reading_gets_the_page_all_the_same() {
+    let manifests = shop();
+    let page = manifests.path().with_extension("html");
+    let mut child = up(&manifests, &["--report", page.to_str().unwrap()]);
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let text = fs::read_to_string(&page).unwrap();
+    fs::remove_file(&page).unwrap();
+    assert!(text.contains("shop/friend"), "{text}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("standard output"), "{said}");
+}
+
+#[test]
 fn a_saved_manifest_is_applied_and_only_the_change_is_shown() {
     let manifests = shop();
     let mut child = up(&manifests, &["--watch"]);

@@ -146,3 +146,20 @@ fn what_a_service_gets_wrong_is_named_and_the_rest_works() {
          Service a/b: spec.ports: 10.96.0.1 port 80 is already Service a/a's: expected an address and port of its own",
     );
 }
+
+#[test]
+fn what_is_said_again_of_a_service_is_no_news_and_what_is_new_is() {
+    let text = |port: u16| {
+        service("s", "{clusterIP: 10.96.0.1, ports: [{port: 80}]}")
+            + &slice("s", "IPv4", &format!("[{{port: {port}}}]"), "[{addresses: [10.0.0.2]}]")
+    };
+    let [once, other] = [8080, 8081].map(|port| Cluster::new(&format!("yaml\n{}", text(port))));
+    let mut world = once.world("node-0");
+    world.take_changes();
+    for (cluster, news) in [(&once, 0), (&other, 1), (&other, 0)] {
+        for (object, warnings) in &cluster.objects {
+            world.apply(object.clone(), warnings);
+        }
+        assert_eq!(world.take_changes().expect("what was noted").services.len(), news);
+    }
+}
