@@ -17,6 +17,7 @@ impl Bpffs {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: it loads programs into the kernel");
+        sweep();
         let name = format!("weir-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -28,6 +29,21 @@ impl Bpffs {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// The mount goes with the thread; where a signal ended the process, its folder stays: empty, and nobody's.
+fn sweep() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("weir-test-")?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // A test of manifests has files of the same name; another process may have been here first.
+            fs::remove_dir(entry.path()).ok();
+        }
     }
 }
 

@@ -242,3 +242,12 @@ fn rows(map: &str, count: u8) -> Vec<MapOp> {
     };
     (0..count).flat_map(row).collect()
 }
+
+#[test]
+fn what_a_killed_test_left_goes_with_the_next() {
+    // No process has this number: it is beyond the kernel's limit.
+    let left = std::env::temp_dir().join("weir-test-4999999-0");
+    std::fs::create_dir_all(&left).unwrap();
+    let node = Node::new();
+    assert!(!left.exists() && node.pins().exists());
+}
