@@ -259,6 +259,58 @@ async fn a_plan_that_does_not_fit_leaves_the_last_generation_in_force_and_is_tri
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_agent_whose_first_plan_does_not_fit_lets_the_old_generation_stand_and_says_that_it_is_not_ready()
+ {
+    on_a_node(async |mut node| {
+        let before = [NODES, &pod("web", "10.244.0.1"), &pod("client", "10.244.0.2")];
+        node.source(&before).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.stop().await;
+        let tables = node.kernel(|kernel| kernel.tables.clone());
+
+        node.kernel(|kernel| kernel.room = Some(0));
+        node.start();
+        node.source(&[&before[..], &[&policy("quiet", "web")]].concat()).await;
+        let status = node.status().await;
+        assert!(!status.ready && status.last_error.is_some(), "{status:?}");
+        assert_eq!(node.kernel(|kernel| kernel.tables.clone()), tables, "what was in force");
+        // Nobody new before what they are to be judged by.
+        let refusal = node.attach("client", 2).await.await.unwrap().unwrap_err();
+        assert_eq!(refusal.fault, Fault::Now, "{}", refusal.message);
+
+        node.kernel(|kernel| kernel.room = None);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(node.status().await.ready);
+        node.attach("client", 2).await.await.unwrap().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn plans_that_fail_are_counted_and_show_while_they_do() {
+    on_a_node(async |node| {
+        let numbers = async |lines: [&str; 2]| {
+            let numbers = node.call(|reply| Call::Ask(Question::Numbers(reply))).await.await.unwrap();
+            let text = numbers.unwrap().text();
+            for line in lines {
+                assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+            }
+        };
+        let source = [NODES, &pod("web", "10.244.0.1")];
+        node.source(&source).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        numbers(["weir_plans_failed_total 0", "weir_plan_failing 0"]).await;
+        node.kernel(|kernel| kernel.room = Some(0));
+        node.source(&[source[0], source[1], &policy("quiet", "web")]).await;
+        numbers(["weir_plans_failed_total 1", "weir_plan_failing 1"]).await;
+        node.kernel(|kernel| kernel.room = None);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        numbers(["weir_plans_failed_total 1", "weir_plan_failing 0"]).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_plan_that_broke_off_is_taken_up_from_what_the_maps_hold() {
     on_a_node(async |node| {
         let before = [NODES, &pod("web", "10.244.0.1"), &pod("client", "10.244.0.2")];
