@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::binaries::{self, Profile};
+use crate::cluster::scenarios;
 use crate::setup::{self, Tools};
 use crate::{chromium, manifests, workspace};
 
@@ -17,6 +18,9 @@ pub(crate) struct Args {
     /// Absent: unit, kernel, netns and browser
     #[arg(value_enum)]
     tier: Option<Tier>,
+    /// Of the cluster tier only the scenarios whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,6 +35,8 @@ enum Tier {
     Browser,
     /// Needs root and ../shared/data: the sandbox on other people's manifests
     Manifests,
+    /// Needs root, and builds Kubernetes the first time (13 minutes): scenarios on a real cluster
+    Cluster,
 }
 
 /// How many tests of a run passed and failed.
@@ -58,6 +64,7 @@ impl Count {
 pub(crate) fn command(args: Args) -> Result<()> {
     let tiers = match args.tier {
         Some(Tier::Manifests) => return manifests::command(manifests::Args::default()),
+        Some(Tier::Cluster) => return scenarios::run(args.only.as_deref())?.close(),
         Some(tier) => vec![tier],
         None => vec![Tier::Unit, Tier::Kernel, Tier::Netns, Tier::Browser],
     };
@@ -109,7 +116,7 @@ fn run(tier: Tier, tools: &Tools) -> Result<Count> {
             let mut command = cargo_test_command(tools, &["tests"], &["--test", "browser_*"]);
             count.add(counted(command.env("WEIR_CHROMIUM", chromium))?);
         }
-        Tier::Manifests => bail!("the manifests have their own command"),
+        Tier::Manifests | Tier::Cluster => bail!("{tier:?} has its own command"),
     }
     ensure!(count.passed + count.failed > 0, "the {tier:?} tier ran no test");
     Ok(count)

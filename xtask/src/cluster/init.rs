@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -197,9 +197,15 @@ impl Services {
                         thread::sleep(GLANCE);
                     }
                 }
-                Step::Run(command) => {
-                    if !self.run("steps", command)? {
-                        bail!("`{}` failed: see the log of {}'s steps", command.join(" "), self.orders.name);
+                Step::Once { mark, command } => {
+                    let done = self.orders.disk.join(format!("done-{mark}"));
+                    if !done.exists() {
+                        ensure!(
+                            self.run("steps", command)?,
+                            "`{}` failed: see the log of the steps",
+                            command.join(" ")
+                        );
+                        fs::write(&done, "").with_context(|| format!("write {}", done.display()))?;
                     }
                 }
                 Step::Start { name, command } => {

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use super::machine::Machine;
 use super::pki::ADMIN;
@@ -16,6 +17,7 @@ use super::state::Cluster;
 /// Between two questions.
 const GLANCE: Duration = Duration::from_millis(150);
 
+#[derive(Clone)]
 pub(crate) struct Kubectl {
     binary: PathBuf,
     config: PathBuf,
@@ -52,6 +54,11 @@ impl Kubectl {
     /// What it prints; what it complains about is the error.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
         said(arguments, self.output(arguments)?)
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.run(&[arguments, &["--output=json"]].concat())?;
+        serde_json::from_str(&text).context("parse what kubectl printed")
     }
 
     /// Applies manifests, YAML or JSON.

@@ -23,6 +23,13 @@ pub(crate) const API_SERVER_V6: &str = "fd00:90::1";
 pub(crate) const API_URL: &str = "https://10.90.0.1:6443";
 
 impl Layout {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kind => "kind",
+            Self::K3s => "k3s",
+        }
+    }
+
     /// Where the runtime looks for plugins.
     pub(crate) fn cni_bin(self) -> &'static str {
         match self {

@@ -4,19 +4,24 @@ mod control_plane;
 mod init;
 mod kubectl;
 mod layout;
+mod load;
 mod machine;
 mod node;
 mod orders;
 mod pki;
 mod plain;
+mod probe;
+pub(crate) mod scenarios;
 mod state;
 mod tools;
 mod underlay;
 mod up;
+mod weir;
 
 pub(crate) use tools::go_command;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command as Process;
 
@@ -50,7 +55,7 @@ enum Command {
         #[arg(long, default_value = "kind")]
         layout: Layout,
         /// Who wires the pods
-        #[arg(long, default_value = "bridge")]
+        #[arg(long, default_value = "weir")]
         cni: Network,
     },
     /// Take the cluster down, and leave nothing but its logs
@@ -78,6 +83,12 @@ enum Command {
         #[arg(long = "cgroup")]
         cgroups: Vec<PathBuf>,
     },
+    /// Stand in the place of a process and knock at doors
+    #[command(hide = true)]
+    Probe { pid: i32 },
+    /// Stand in the place of a process and keep connections busy
+    #[command(hide = true)]
+    Load { pid: i32, server: SocketAddr, connections: usize },
     /// A machine's PID 1
     #[command(hide = true)]
     Init { orders: PathBuf },
@@ -126,6 +137,8 @@ pub(crate) fn command(args: Args) -> Result<()> {
             cluster.start_node(number)
         }
         Command::Machine { orders, cgroups } => machine::launch(&orders, &cgroups),
+        Command::Probe { pid } => probe::command(pid),
+        Command::Load { pid, server, connections } => load::command(pid, server, connections),
         Command::Init { orders } => init::run(&orders),
     }
 }

@@ -33,8 +33,10 @@ impl Node<'_> {
         let kubelet = self.kubelet();
         let containerd = self.layout.containerd_config();
         let imports = self.images.iter().map(|image| {
-            let image = image.display().to_string();
-            Step::run(&["ctr", "--address", SOCKET, "--namespace", "k8s.io", "images", "import", &image])
+            let mark = image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let import = ["ctr", "--address", SOCKET, "--namespace", "k8s.io", "images", "import"];
+            let command = import.map(str::to_owned).into_iter().chain([image.display().to_string()]);
+            Step::Once { mark, command: command.collect() }
         });
         let mut steps = vec![
             Step::start(

@@ -39,17 +39,13 @@ pub(crate) enum Step {
     Await(PathBuf),
     /// Until this command succeeds.
     Until(Vec<String>),
-    /// Once; it must succeed.
-    Run(Vec<String>),
+    /// In the machine's first life only, which the disk remembers by a file `done-MARK`; it must succeed.
+    Once { mark: String, command: Vec<String> },
     /// From now on, and again a second after it ended, unless the disk has a file `hold-NAME`.
     Start { name: String, command: Vec<String> },
 }
 
 impl Step {
-    pub(crate) fn run(command: &[&str]) -> Self {
-        Self::Run(command.iter().map(|word| (*word).to_owned()).collect())
-    }
-
     pub(crate) fn start(name: &str, command: Vec<String>) -> Self {
         Self::Start { name: name.to_owned(), command }
     }

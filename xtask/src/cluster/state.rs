@@ -76,6 +76,10 @@ impl Cluster {
             .with_context(|| format!("write {}", path.display()))
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(crate) fn pki(&self) -> PathBuf {
         self.folder.join("pki")
     }

@@ -74,6 +74,21 @@ pub(crate) fn join(control_plane: &Machine, node: &Machine, number: usize) -> Re
     .with_context(|| format!("join {} to the underlay", node.name))
 }
 
+/// Unplugs a node's cable, or plugs it in again.
+pub(crate) fn plug(control_plane: &Machine, node: &str, up: bool) -> Result<()> {
+    run(async {
+        let links = Handle::in_netns(&control_plane.netns()?)?;
+        let port = links.link_by_name(node).await?.context("it has no cable")?;
+        if up {
+            links.set_up(port.index).await?
+        } else {
+            links.set_down(port.index).await?
+        }
+        Ok(())
+    })
+    .with_context(|| format!("cable of {node}"))
+}
+
 /// Sends what is for these pods by the node of this number.
 pub(crate) fn route_to_pods(machine: &Machine, cidrs: &[String], number: usize) -> Result<()> {
     run(async {

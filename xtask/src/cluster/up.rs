@@ -14,8 +14,8 @@ use super::orders::{API_READY, CONNECTED};
 use super::pki::Pki;
 use super::state::{Cluster, node_name};
 use super::tools::{self, Tools};
-use super::{control_plane, plain, underlay};
-use crate::workspace;
+use super::{control_plane, plain, underlay, weir};
+use crate::{image, setup, workspace};
 
 /// Generous: a machine that does three other things at once takes ten times as long.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -25,6 +25,8 @@ const MOST_NODES: usize = 50;
 /// Who wires the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Network {
+    /// Weir, as `deploy/` installs it anywhere
+    Weir,
     /// The reference plugins `bridge` and `host-local`, for comparison
     Bridge,
     /// Nobody yet: nodes stay NotReady until something is installed
@@ -50,8 +52,8 @@ impl Clock {
     }
 }
 
-/// Brings it up, or leaves nothing but logs.
-pub(crate) fn up(wish: &Wish) -> Result<Cluster> {
+/// Brings it up, or leaves nothing but logs. How long that took once everything was built.
+pub(crate) fn up(wish: &Wish) -> Result<(Cluster, Duration)> {
     ensure!(
         workspace::is_root(),
         "a cluster is made of namespaces, cgroups and mounts, which needs root: run this as root"
@@ -62,6 +64,12 @@ pub(crate) fn up(wish: &Wish) -> Result<Cluster> {
         wish.nodes
     );
     let tools = tools::tools()?;
+    let mut images = wish.images.clone();
+    if wish.network == Network::Weir {
+        // Tests want names in a backtrace more than speed.
+        let built = image::build(&setup::tools()?, image::Profile::Debug, image::DEVELOPMENT)?;
+        images.push(built.archive);
+    }
     if let Some(old) = Cluster::load(&wish.folder)? {
         let whole = old.complete && old.machines.iter().all(machine::Machine::is_alive);
         ensure!(!whole, "a cluster is up already; `cargo xtask cluster down` takes it down");
@@ -69,8 +77,9 @@ pub(crate) fn up(wish: &Wish) -> Result<Cluster> {
         old.take_down()?;
     }
     let mut cluster = Cluster::new(wish.folder.clone(), wish.layout, wish.nodes);
-    match bring_up(&mut cluster, wish, &tools) {
-        Ok(()) => Ok(cluster),
+    let begun = Instant::now();
+    match bring_up(&mut cluster, wish, &tools, &images) {
+        Ok(()) => Ok((cluster, begun.elapsed())),
         Err(error) => {
             let error = error.context(format!("the logs are in {}", cluster.logs().display()));
             match cluster.take_down() {
@@ -81,7 +90,7 @@ pub(crate) fn up(wish: &Wish) -> Result<Cluster> {
     }
 }
 
-fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools) -> Result<()> {
+fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf]) -> Result<()> {
     let clock = Clock(Instant::now());
     cluster.save()?;
     let names: Vec<String> = (1..=wish.nodes).map(node_name).collect();
@@ -93,7 +102,7 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools) -> Result<()> {
     clock.say("certificates and underlay made, control plane starts");
 
     // Their runtimes and images get ready while the API server does.
-    let images = images(tools, &wish.images)?;
+    let images = all_images(tools, images)?;
     for (index, name) in names.iter().enumerate() {
         let cgroups = cluster.claim_cgroups(name)?;
         let node = Node {
@@ -115,6 +124,9 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools) -> Result<()> {
     }
     clock.say("API server ready");
 
+    if wish.network == Network::Weir {
+        weir::install(cluster, &kubectl)?;
+    }
     for (index, name) in names.iter().enumerate() {
         let question = ["get", "node", name, "--output=jsonpath={.spec.podCIDRs[*]}"];
         let cidrs = kubectl.until(PATIENCE, &format!("{name} has pod CIDRs"), &question, |answer| {
@@ -145,7 +157,7 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools) -> Result<()> {
 }
 
 /// The tools' own, and what came along.
-fn images(tools: &Tools, more: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn all_images(tools: &Tools, more: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     let entries = std::fs::read_dir(&tools.images);
     for entry in entries.with_context(|| format!("list {}", tools.images.display()))? {
