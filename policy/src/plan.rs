@@ -174,7 +174,8 @@ impl<'a> Plan<'a> {
         for (old, new) in moves.pairs.iter().copied().filter(needs) {
             needing.entry(new).or_default().push(old);
         }
-        let mut unused: BTreeSet<ClassId> = needing.keys().copied().filter(|new| *new != ClassId::NONE).collect();
+        let mut unused: BTreeSet<ClassId> =
+            needing.keys().copied().filter(|new| *new != ClassId::NONE).collect();
         if !unused.is_empty() {
             self.actual.peers.values().chain(self.actual.cidrs.values()).for_each(|class| {
                 unused.remove(class);
@@ -184,7 +185,8 @@ impl<'a> Plan<'a> {
         let mut bridges = Bridges::default();
         for (new, olds) in needing {
             let all = moves.pairs.iter().filter(|(_, other)| *other == new).map(|(old, _)| *old);
-            let lent = unused.contains(&new).then(|| self.lend(&leaving, &staying, new, &all.collect::<Vec<_>>()));
+            let lent =
+                unused.contains(&new).then(|| self.lend(&leaving, &staying, new, &all.collect::<Vec<_>>()));
             match lent.flatten() {
                 Some(rows) => bridges.lent.extend(rows),
                 None => bridges.transitions.extend(olds.into_iter().map(|old| {
@@ -245,7 +247,8 @@ impl<'a> Plan<'a> {
                 for (RulePrefix { key, bits }, row) in rows {
                     let classes = by_class.get(&key.class).into_iter().flatten();
                     temporary.extend(
-                        classes.map(|class| (RulePrefix { key: RuleKey { class: *class, ..key }, bits }, row)),
+                        classes
+                            .map(|class| (RulePrefix { key: RuleKey { class: *class, ..key }, bits }, row)),
                     );
                 }
             }
