@@ -3,6 +3,7 @@
 
 mod attach;
 mod audit;
+mod batch;
 mod counters;
 mod error;
 mod flows;
@@ -17,6 +18,7 @@ mod rows;
 mod standing;
 mod sweep;
 mod trial;
+mod write;
 
 pub use counters::{CounterValue, MapFill};
 pub use error::Error;
@@ -98,11 +100,14 @@ impl Dataplane {
             return Ok(());
         }
         self.maps.check_fit(&self.tables, plan)?;
-        for op in plan {
-            self.maps.write(op)?;
-            self.tables.apply(op);
-        }
         self.audit.disturb();
+        let mut rest = plan;
+        while !rest.is_empty() {
+            let (done, result) = self.maps.write(rest);
+            rest.iter().take(done).for_each(|op| self.tables.apply(op));
+            result?;
+            rest = &rest[done..];
+        }
         self.maps.count_generation()
     }
 

@@ -1,9 +1,9 @@
-//! Typed handles over `common`'s keys, one write for each [`MapOp`].
+//! Typed handles over `common`'s keys, one write for each [`MapOp`]; `write.rs` puts many into one call.
 
 use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use common::config::Config;
 use common::endpoint::EndpointRow;
 use common::id::ClassId;
@@ -30,12 +30,21 @@ pub(crate) struct Maps {
     pub(crate) counters: PerCpuArray<MapData, Cell>,
     /// What `CONFIG` was made to say last.
     told: Option<Config>,
-    /// Rows that each map has room for: the pins' own, which may be older than our constants.
-    capacities: BTreeMap<&'static str, usize>,
+    pub(crate) counted: BTreeMap<&'static str, Counted>,
+}
+
+/// A map whose rows are counted.
+pub(crate) struct Counted {
+    /// Of the same map: what `aya` keeps to itself.
+    pub(crate) data: MapData,
+    /// Rows that it has room for: the pin's own, which may be older than our constants.
+    capacity: usize,
+    /// The kernel takes many of its rows in one call.
+    pub(crate) has_batches: bool,
 }
 
 /// The maps whose rows are planned, and conntrack.
-const SIZED: [&str; 7] =
+const COUNTED: [&str; 7] =
     [names::ENDPOINTS, names::PEERS, names::CIDRS, names::RULES, names::SERVICES, names::BACKENDS, names::CT];
 
 macro_rules! take {
@@ -50,14 +59,15 @@ macro_rules! take {
 
 impl Maps {
     pub(crate) fn take(ebpf: &mut aya::Ebpf, pins: &Pins) -> Result<Self, Error> {
-        let mut capacities = BTreeMap::new();
-        for name in SIZED {
-            let info = MapInfo::from_pin(pins.map(name)).map_err(Error::map("ask about", name))?;
-            capacities.insert(name, info.max_entries() as usize);
+        let mut counted = BTreeMap::new();
+        for name in COUNTED {
+            let data = MapData::from_pin(pins.map(name)).map_err(Error::map("open", name))?;
+            let info = data.info().map_err(Error::map("ask about", name))?;
+            counted.insert(name, Counted { data, capacity: info.max_entries() as usize, has_batches: true });
         }
         Ok(Self {
             told: None,
-            capacities,
+            counted,
             config: take!(ebpf, names::CONFIG),
             endpoints: take!(ebpf, names::ENDPOINTS),
             peers: take!(ebpf, names::PEERS),
@@ -71,7 +81,7 @@ impl Maps {
     }
 
     pub(crate) fn capacity(&self, map: &'static str) -> usize {
-        self.capacities.get(map).copied().unwrap_or(0)
+        self.counted.get(map).map_or(0, |counted| counted.capacity)
     }
 
     pub(crate) fn read(&self) -> Result<Tables, Error> {
@@ -107,7 +117,7 @@ impl Maps {
         }
     }
 
-    pub(crate) fn write(&mut self, op: &MapOp) -> Result<(), Error> {
+    pub(crate) fn write_one(&mut self, op: &MapOp) -> Result<(), Error> {
         match *op {
             MapOp::PutEndpoint(addr, row) => {
                 self.endpoints.insert(addr, row, 0).map_err(Error::map("write", names::ENDPOINTS))
@@ -188,6 +198,9 @@ impl Maps {
 
     /// Refuses a plan that would not fit at any point of its way.
     pub(crate) fn check_fit(&self, tables: &Tables, plan: &[MapOp]) -> Result<(), Error> {
+        if self.fits_without_removals(tables, plan) {
+            return Ok(());
+        }
         let mut endpoints = Fit::new(names::ENDPOINTS, tables.endpoints.len());
         let mut peers = Fit::new(names::PEERS, tables.peers.len());
         let mut cidrs = Fit::new(names::CIDRS, tables.cidrs.len());
@@ -217,6 +230,47 @@ impl Maps {
         rules.check(self.capacity(names::RULES))?;
         services.check(self.capacity(names::SERVICES))?;
         backends.check(self.capacity(names::BACKENDS))
+    }
+
+    /// Whether there is room even if every row put in were a new one and none were removed: nearly always, and found out
+    /// without looking at a row.
+    fn fits_without_removals(&self, tables: &Tables, plan: &[MapOp]) -> bool {
+        let rows = [
+            (names::ENDPOINTS, tables.endpoints.len()),
+            (names::PEERS, tables.peers.len()),
+            (names::CIDRS, tables.cidrs.len()),
+            (names::RULES, tables.rules.len()),
+            (names::SERVICES, tables.services.len()),
+            (names::BACKENDS, tables.backends.len()),
+        ];
+        let mut puts: BTreeMap<&str, usize> = BTreeMap::new();
+        for op in plan.iter().filter(|op| puts_a_row(op)) {
+            *puts.entry(map_of(op)).or_default() += 1;
+        }
+        rows.into_iter().all(|(map, rows)| rows + puts.get(map).unwrap_or(&0) <= self.capacity(map))
+    }
+}
+
+fn puts_a_row(op: &MapOp) -> bool {
+    match op {
+        MapOp::PutEndpoint(..) | MapOp::PutPeer(..) | MapOp::PutCidr(..) => true,
+        MapOp::PutRule(..) | MapOp::PutService(..) | MapOp::PutBackend(..) => true,
+        MapOp::RemoveEndpoint(_) | MapOp::RemovePeer(_) | MapOp::RemoveCidr(_) => false,
+        MapOp::RemoveRule(_) | MapOp::RemoveService(_) | MapOp::RemoveBackend(_) => false,
+        MapOp::AdvanceEpoch => false,
+    }
+}
+
+/// The map that a write goes to.
+pub(crate) fn map_of(op: &MapOp) -> &'static str {
+    match op {
+        MapOp::PutEndpoint(..) | MapOp::RemoveEndpoint(_) => names::ENDPOINTS,
+        MapOp::PutPeer(..) | MapOp::RemovePeer(_) => names::PEERS,
+        MapOp::PutCidr(..) | MapOp::RemoveCidr(_) => names::CIDRS,
+        MapOp::PutRule(..) | MapOp::RemoveRule(_) => names::RULES,
+        MapOp::PutService(..) | MapOp::RemoveService(_) => names::SERVICES,
+        MapOp::PutBackend(..) | MapOp::RemoveBackend(_) => names::BACKENDS,
+        MapOp::AdvanceEpoch => names::CONFIG,
     }
 }
 
@@ -269,6 +323,6 @@ pub(crate) fn cidr_key(cidr: Cidr) -> Key<Addr> {
     Key::new(cidr.bits, cidr.addr)
 }
 
-fn rule_key(prefix: RulePrefix) -> Key<RuleKey> {
+pub(crate) fn rule_key(prefix: RulePrefix) -> Key<RuleKey> {
     Key::new(prefix.bits, prefix.key)
 }

@@ -10,7 +10,7 @@ use common::service::{BackendKey, BackendRow, ServiceKey, ServiceRow};
 use common::verdict::Direction::Ingress;
 use common::verdict::DropReason::PolicyDenied;
 use common::verdict::PassReason::{Established, Rule};
-use dataplane::{Dataplane, Error, Options};
+use dataplane::{Capacities, Dataplane, Error, Options};
 use policy::tables::{MapOp, Tables};
 use tests::bpffs::Bpffs;
 use tests::frame::tcp;
@@ -193,6 +193,68 @@ fn only_a_removal_that_removes_something_makes_room() {
     refused_whole(&mut node, &[away, third, gone, third, first], maps::PEERS, 3, 2);
     node.apply([away, third]);
     assert_eq!(node.dataplane.read().unwrap().peers.len(), 2);
+}
+
+/// Two agents with the same pins, of which neither knows what the other writes.
+fn two_agents(bpffs: &Bpffs, map: &'static str, capacity: u32) -> [Dataplane; 2] {
+    let options = Options { capacities: Capacities(vec![(map, capacity)]), ..options(bpffs) };
+    [(); 2].map(|()| Dataplane::open(&options).unwrap())
+}
+
+#[test]
+fn a_call_of_many_rows_that_is_cut_short_says_how_far_it_came() {
+    for map in [maps::PEERS, maps::CIDRS, maps::RULES, maps::SERVICES, maps::BACKENDS] {
+        let bpffs = Bpffs::new();
+        let [mut one, mut other] = two_agents(&bpffs, map, 6);
+        let (before, plan) = (rows(map, 3), &rows(map, 9)[3..]);
+        other.apply(&before).unwrap();
+        // As far as it knows, there is room for six.
+        let error = one.apply(plan).unwrap_err();
+        assert!(matches!(error, Error::Map { map: m, .. } if m == map), "{error:?}");
+
+        let mut written = Tables::default();
+        plan[..3].iter().for_each(|op| written.apply(op));
+        assert_eq!(one.tables(), &written, "{map}");
+        before.iter().for_each(|op| written.apply(op));
+        assert_eq!(one.read().unwrap(), written, "{map}");
+    }
+}
+
+#[test]
+fn rows_that_somebody_else_has_removed_do_not_keep_the_others() {
+    for map in [maps::PEERS, maps::CIDRS, maps::RULES, maps::SERVICES, maps::BACKENDS] {
+        let bpffs = Bpffs::new();
+        let [mut one, mut other] = two_agents(&bpffs, map, 8);
+        one.apply(&rows(map, 8)).unwrap();
+        let removals: Vec<MapOp> = rows(map, 8).iter().map(removal).collect();
+        let some = [removals[0], removals[3], removals[4], removals[7]];
+        other.apply(&some).unwrap();
+        assert_eq!(one.read().unwrap().rules.len(), if map == maps::RULES { 4 } else { 0 });
+        one.apply(&removals).unwrap();
+        assert_eq!(one.tables(), &Tables::default(), "{map}");
+        assert_eq!(one.read().unwrap(), Tables::default(), "{map}");
+    }
+}
+
+#[test]
+fn more_rows_than_go_into_one_call_go_into_several() {
+    let mut node = Node::new();
+    let plan: Vec<MapOp> = (0..2500).flat_map(|port| allow(WEB, CLIENTS, TCP, port..=port, RULE)).collect();
+    node.apply(plan.clone());
+    assert_eq!(node.dataplane.read().unwrap().rules.len(), 2500);
+    node.apply(plan.iter().map(removal));
+    assert_eq!(node.dataplane.read().unwrap().rules.len(), 0);
+}
+
+fn removal(op: &MapOp) -> MapOp {
+    match *op {
+        MapOp::PutPeer(addr, _) => MapOp::RemovePeer(addr),
+        MapOp::PutCidr(cidr, _) => MapOp::RemoveCidr(cidr),
+        MapOp::PutRule(prefix, _) => MapOp::RemoveRule(prefix),
+        MapOp::PutService(key, _) => MapOp::RemoveService(key),
+        MapOp::PutBackend(key, _) => MapOp::RemoveBackend(key),
+        other => panic!("{other:?} puts no row"),
+    }
 }
 
 #[test]
