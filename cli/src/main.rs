@@ -10,6 +10,7 @@ mod columns;
 mod explain;
 mod flows;
 mod format;
+mod ingress;
 mod policy;
 mod sandbox;
 mod status;
@@ -39,6 +40,8 @@ enum Command {
     Explain(explain::Args),
     /// Look at policies before they are in force
     Policy(policy::Args),
+    /// Look at Ingress objects before they are in force
+    Ingress(ingress::Args),
     /// Show what the agent has in force
     Status(status::Args),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Flows(args) => flows::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::Ingress(args) => ingress::run(args),
         Command::Status(args) => status::run(args),
     };
     result.unwrap_or_else(|error| {
