@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use edge::{Edge, Upstream, eventually, everything, ingress, ingress_with, service};
 
-/// An address on which nobody listens.
+/// An address on which nobody listens, and which nobody else gets while the tests run.
 fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// Status of a request, and fault and reason as they are logged.
@@ -92,11 +96,11 @@ fn a_client_that_pauses_in_its_body_is_given_up() {
 #[test]
 fn a_slow_upload_is_no_silent_upstream() {
     let web = Upstream::named("web");
-    let edge = Edge::new(&everything(&[("proxy-read-timeout", "1")], &[web.address]));
+    let edge = Edge::new(&everything(&[("proxy-read-timeout", "3")], &[web.address]));
     let mut client = edge.client();
     client.send("POST / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 6\r\n\r\n");
     for byte in ["a", "b", "c", "d", "e", "f"] {
-        std::thread::sleep(Duration::from_millis(400));
+        std::thread::sleep(Duration::from_millis(700));
         client.send(byte);
     }
     assert_eq!(client.answer().unwrap().body, "web: POST / HTTP/1.1 +6\n");
