@@ -16,6 +16,7 @@ pub mod fragment;
 pub mod id;
 pub mod maps;
 pub mod net;
+pub mod overlay;
 pub mod packet;
 pub mod release;
 pub mod rules;

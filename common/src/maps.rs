@@ -33,6 +33,10 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const NATIVE: &str = "NATIVE";
 /// Socket and backend -> the `ServiceKey` that the program in the pod asked for.
 pub const SERVICE_SOCKETS: &str = "SERVICE_SOCKETS";
+/// Block of addresses (128 bits, IPv4 mapped) -> `TunnelRow`.
+pub const TUNNELS: &str = "TUNNELS";
+/// Number of another node -> `NodeRow`.
+pub const NODES: &str = "NODES";
 
 pub const ENDPOINTS_CAPACITY: u32 = 1 << 10;
 pub const PEERS_CAPACITY: u32 = 1 << 18;
@@ -51,3 +55,6 @@ pub const FLOWS_BYTES: u32 = 1 << 20;
 /// Thousands of nodes, with a block of each family.
 pub const NATIVE_CAPACITY: u32 = 1 << 14;
 pub const SERVICE_SOCKETS_CAPACITY: u32 = 1 << 16;
+/// Pod CIDRs and addresses of all nodes, a handful each.
+pub const TUNNELS_CAPACITY: u32 = 1 << 15;
+pub const NODES_CAPACITY: u32 = 1 << 13;

@@ -7,6 +7,7 @@ use crate::flow::FlowEvent;
 use crate::fragment::{FragmentKey, FragmentRow};
 use crate::id::{BackendSetId, ClassId, RuleId, RuleSetId};
 use crate::net::{Addr, Be16};
+use crate::overlay::{NodeRow, TunnelRow};
 use crate::rules::{RuleKey, RuleRow};
 use crate::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
 use crate::verdict::counter::Cell;
@@ -21,5 +22,6 @@ macro_rules! pod {
 
 pod! {
     Addr, BackendKey, BackendRow, BackendSetId, Be16, Cell, ClassId, ClosedRow, Config, CtEntry, CtKey, EndpointRow, FlowEvent, Load,
-    FragmentKey, FragmentRow, RuleId, RuleKey, RuleRow, RuleSetId, ServiceKey, ServiceRow, SocketKey,
+    FragmentKey, FragmentRow, NodeRow, RuleId, RuleKey, RuleRow, RuleSetId, ServiceKey, ServiceRow, SocketKey,
+    TunnelRow,
 }

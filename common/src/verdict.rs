@@ -73,6 +73,8 @@ reasons! {
         NoRoute = 10 => "no_route",
         /// A pod sent to the overlay's own port.
         OverlayPort = 11 => "overlay_port",
+        /// A packet out of the overlay whose source is not behind the node that sent it.
+        OverlaySpoofed = 12 => "overlay_spoofed",
     }
 }
 

@@ -25,10 +25,11 @@ const CLSACT_PRIORITY: u16 = 1;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 fn hook_of(program: &str) -> TcAttachType {
-    if program == "to_pod" { TcAttachType::Egress } else { TcAttachType::Ingress }
+    if matches!(program, "to_pod" | "to_overlay") { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
 pub(crate) const ENDPOINT_PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
+const OVERLAY_PROGRAMS: [&str; 2] = ["from_overlay", "to_overlay"];
 
 pub(crate) fn endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
     for program in ENDPOINT_PROGRAMS {
@@ -63,6 +64,18 @@ pub(crate) fn underlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Er
         return Ok(());
     }
     attach(dataplane, "from_net", ifindex)
+}
+
+/// The VXLAN device. Ingress first: what arrives before it is judged as what it says it is.
+pub(crate) fn overlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
+    for program in OVERLAY_PROGRAMS {
+        let is_theirs =
+            dataplane.previous.as_ref().is_some_and(|previous| previous.has_link(program, ifindex));
+        if !is_theirs {
+            attach(dataplane, program, ifindex)?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn detach_endpoint(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {

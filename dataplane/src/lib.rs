@@ -13,6 +13,7 @@ mod look;
 mod maps;
 mod migrate;
 mod native;
+mod overlay;
 mod pin;
 mod rows;
 mod standing;
@@ -23,8 +24,9 @@ mod write;
 pub use counters::{CounterValue, MapFill};
 pub use error::Error;
 pub use flows::FlowReader;
-pub use load::{Capacities, Hook, Options};
+pub use load::{Capacities, Hook, Options, OverlayOptions};
 pub use migrate::TakenOver;
+pub use overlay::{Nodes, Overlay};
 pub use pin::PinsLock;
 pub use sweep::SweepReport;
 pub use trial::{Action, Trial, Trialled};
@@ -175,6 +177,16 @@ impl Dataplane {
     /// Attaches `from_net` to an underlay device.
     pub fn attach_underlay(&mut self, ifindex: u32) -> Result<(), Error> {
         attach::underlay(self, ifindex)
+    }
+
+    /// Attaches the programs to the VXLAN device.
+    pub fn attach_overlay(&mut self, ifindex: u32) -> Result<(), Error> {
+        attach::overlay(self, ifindex)
+    }
+
+    /// The other nodes as the programs know them; for whoever follows them.
+    pub fn overlay(&self) -> Result<Overlay, Error> {
+        Overlay::open(&self.pins)
     }
 
     /// Translates Services at connect time for the sockets of this cgroup and those below it.

@@ -32,6 +32,15 @@ pub enum Hook {
 #[derive(Clone, Debug, Default)]
 pub struct Capacities(pub Vec<(&'static str, u32)>);
 
+/// What the overlay's packets say of themselves; the same on all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayOptions {
+    /// UDP.
+    pub port: u16,
+    /// 24 bits.
+    pub vni: u32,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// A folder on a bpffs, this agent's own.
@@ -40,11 +49,13 @@ pub struct Options {
     pub hook: Hook,
     /// Pins of another layout are taken over from ([`Dataplane::take_over`]) and not refused.
     pub migrate: bool,
+    /// The overlay between nodes, if there is to be one.
+    pub overlay: Option<OverlayOptions>,
     /// In place of `LAYOUT_VERSION`; for tests of what happens between two.
     pub layout: Option<u32>,
 }
 
-pub(crate) const TC_PROGRAMS: [&str; 3] = ["from_pod", "to_pod", "from_net"];
+pub(crate) const TC_PROGRAMS: [&str; 5] = ["from_pod", "to_pod", "from_net", "from_overlay", "to_overlay"];
 pub(crate) const CGROUP_PROGRAMS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
@@ -63,9 +74,15 @@ pub(crate) fn open(options: &Options) -> Result<Dataplane, Error> {
     let maps_folder = pins.maps();
     let has_set_retval = u32::from(kernel_at_least(5, 18));
     let half_open_limit = connections_capacity(&pins, &options.capacities)? / names::CT_HALF_OPEN_PART;
+    let overlay_port = options.overlay.map_or(0, |overlay| u32::from(overlay.port));
+    let overlay_vni = options.overlay.map_or(0, |overlay| overlay.vni);
+    let has_decap_flags = u32::from(kernel_at_least(6, 3));
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(&maps_folder).override_global("HAS_SET_RETVAL", &has_set_retval, true);
     loader.override_global("HALF_OPEN_LIMIT", &half_open_limit, true);
+    loader.override_global("OVERLAY_PORT", &overlay_port, true);
+    loader.override_global("OVERLAY_VNI", &overlay_vni, true);
+    loader.override_global("HAS_DECAP_FLAGS", &has_decap_flags, true);
     for (map, entries) in &options.capacities.0 {
         loader.map_max_entries(map, *entries);
     }

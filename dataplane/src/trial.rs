@@ -11,7 +11,7 @@ use crate::load::classifier;
 /// A frame met at a hook.
 #[derive(Clone, Copy, Debug)]
 pub struct Trial<'a> {
-    /// `from_pod`, `to_pod` or `from_net`.
+    /// The name of a program of tc.
     pub program: &'static str,
     /// From the Ethernet header on.
     pub frame: &'a [u8],
@@ -34,9 +34,11 @@ pub enum Action {
 }
 
 /// What came of a trial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trialled {
     pub action: Action,
+    /// What became of the frame.
+    pub frame: Vec<u8>,
     /// Of one run, on average.
     pub duration: Duration,
 }
@@ -51,10 +53,13 @@ pub(crate) fn run(dataplane: &mut Dataplane, trial: &Trial<'_>) -> Result<Triall
     let mut context = [0; SK_BUFF_LEN];
     context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&trial.ingress_ifindex.to_ne_bytes());
     context[IFINDEX..IFINDEX + 4].copy_from_slice(&trial.ifindex.to_ne_bytes());
+    // Room for the headers that a program may put around it.
+    let mut frame = vec![0; trial.frame.len() + 256];
     let program = classifier(&mut dataplane.ebpf, trial.program)?;
     let result = program
         .test_run(TestRunOptions {
             data_in: Some(trial.frame),
+            data_out: Some(&mut frame),
             ctx_in: Some(&context),
             repeat: trial.repeat.max(1),
             ..TestRunOptions::new()
@@ -66,5 +71,6 @@ pub(crate) fn run(dataplane: &mut Dataplane, trial: &Trial<'_>) -> Result<Triall
         7 => Action::Redirect,
         other => Action::Other(other as u32),
     };
-    Ok(Trialled { action, duration: result.duration })
+    frame.truncate(result.data_size_out as usize);
+    Ok(Trialled { action, frame, duration: result.duration })
 }

@@ -15,7 +15,7 @@ use crate::maps::{NATIVE, SERVICES};
 use crate::packet::{Packet, fragment};
 use crate::sighting::{Hook, Sighting};
 use crate::verdict::{Path, Verdict};
-use crate::{connections, discovery, fragments, related, report, shortcut};
+use crate::{connections, discovery, fragments, overlay, related, report, shortcut};
 
 const ETH_P_ARP: u32 = 0x0806;
 
@@ -38,6 +38,13 @@ pub(crate) fn malformed(hook: Hook) -> Verdict {
     }
 }
 
+/// What came in the overlay's name, and is not what it says (`overlay::SPOOFED`), or nothing at all.
+#[inline(never)]
+pub(crate) fn not_out_of_the_overlay(sighting: &mut Sighting, why: u32) -> Verdict {
+    let reason = if why == overlay::SPOOFED { DropReason::OverlaySpoofed } else { DropReason::Malformed };
+    drop(sighting, reason)
+}
+
 #[inline(always)]
 pub(crate) fn decide(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
     // SAFETY: plain helper call.
@@ -54,6 +61,13 @@ pub(crate) fn decide(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
         && !fragments::resolve(&mut sighting.packet, sighting.now_ns)
     {
         return orphan_fragment(sighting);
+    }
+    // Or any pod could put packets of anybody's into the overlay.
+    if sighting.is_at(Hook::FromPod)
+        && overlay::is_to_port(&sighting.packet)
+        && overlay::is_node(&sighting.packet.destination)
+    {
+        return drop(sighting, DropReason::OverlayPort);
     }
     if sighting.is_at(Hook::FromPod) && sighting.packet.protocol == protocol::ICMPV6 {
         let verdict = neighbourly(sighting);

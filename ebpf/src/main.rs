@@ -13,6 +13,7 @@ mod discovery;
 mod fragments;
 mod judge;
 mod maps;
+mod overlay;
 mod packet;
 mod related;
 mod report;
@@ -22,13 +23,15 @@ mod shortcut;
 mod sighting;
 mod verdict;
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use common::net::protocol;
+use common::verdict::DropReason;
 
 use crate::sighting::{Hook, Sighting};
+use crate::verdict::{NEXT, Verdict};
 
 /// tcx ingress of the host's side of a pod's veth pair.
 #[classifier]
@@ -48,6 +51,36 @@ pub(crate) fn from_net(ctx: TcContext) -> i32 {
     run(&ctx, Hook::FromNet)
 }
 
+/// tcx ingress of the VXLAN device: what only the stack could take out of its outer packet.
+#[classifier]
+pub(crate) fn from_overlay(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(sighting) = Sighting::begin(skb, Hook::FromNet) else { return TC_ACT_SHOT };
+    let verdict = match packet::parse(skb, &mut sighting.packet) {
+        packet::PARSED if !overlay::is_from_its_node(skb, &sighting.packet.source) => {
+            decide::not_out_of_the_overlay(sighting, overlay::SPOOFED)
+        }
+        packet::PARSED => decide::decide(skb, sighting),
+        packet::MALFORMED => Verdict::drop(DropReason::Malformed),
+        _ => Verdict::drop(DropReason::NotIp),
+    };
+    conclude(skb, sighting, verdict)
+}
+
+/// tcx egress of the VXLAN device: what the host sends to the pods of other nodes.
+#[classifier]
+pub(crate) fn to_overlay(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(sighting) = Sighting::begin(skb, Hook::ToPod) else { return TC_ACT_SHOT };
+    let parsed = packet::parse(skb, &mut sighting.packet);
+    if parsed == packet::PARSED && overlay::address(skb, &sighting.packet.destination) {
+        return NEXT;
+    }
+    // Behind no node: mostly what the kernel says to every link, so no event.
+    report::count(DropReason::NoRoute as u8, sighting.bytes);
+    TC_ACT_SHOT
+}
+
 /// At no hook: the agent runs it (`BPF_PROG_TEST_RUN`) to forget expired connections, which from user space would take a
 /// system call for each. Returns how many live.
 #[classifier]
@@ -61,14 +94,30 @@ pub(crate) fn sweep(_ctx: TcContext) -> i32 {
 fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let skb = ctx.skb.skb;
     let Some(sighting) = Sighting::begin(skb, hook) else { return TC_ACT_SHOT };
-    let mut verdict = match packet::parse(skb, &mut sighting.packet) {
+    let mut parsed = packet::parse(skb, &mut sighting.packet);
+    if hook == Hook::FromNet && parsed == packet::PARSED && overlay::is_to_port(&sighting.packet) {
+        match overlay::strip(skb, sighting) {
+            overlay::NOT_OURS => {}
+            overlay::BARE => parsed = packet::parse(skb, &mut sighting.packet),
+            why => {
+                let verdict = decide::not_out_of_the_overlay(sighting, why);
+                return conclude(skb, sighting, verdict);
+            }
+        }
+    }
+    let verdict = match parsed {
         packet::PARSED => decide::decide(skb, sighting),
         packet::MALFORMED => decide::malformed(hook),
         ethertype => decide::not_ip(ethertype, hook),
     };
+    conclude(skb, sighting, verdict)
+}
+
+#[inline(always)]
+fn conclude(skb: *mut __sk_buff, sighting: &mut Sighting, mut verdict: Verdict) -> i32 {
     if verdict.needs_route() {
         if route::find(skb, sighting) {
-            verdict = verdict.by_hop();
+            verdict = verdict.by_hop(sighting.node);
         } else {
             verdict = verdict.by_stack();
             sighting.learns = 0;
@@ -76,7 +125,7 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
     }
     shortcut::learn(sighting, verdict);
     report::count(verdict.reason(), sighting.bytes);
-    verdict.carry_out(skb, &mut sighting.hop)
+    verdict.carry_out(skb, sighting)
 }
 
 #[cgroup_sock_addr(connect4)]

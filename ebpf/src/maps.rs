@@ -11,6 +11,7 @@ use common::fragment::{FragmentKey, FragmentRow};
 use common::id::ClassId;
 use common::maps as sizes;
 use common::net::Addr;
+use common::overlay::{NodeRow, TunnelRow};
 use common::rules::{RuleKey, RuleRow};
 use common::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
 use common::verdict::counter;
@@ -43,6 +44,10 @@ pub(crate) static SERVICES: HashMap<ServiceKey, ServiceRow> =
 #[map]
 pub(crate) static BACKENDS: HashMap<BackendKey, BackendRow> =
     HashMap::pinned(sizes::BACKENDS_CAPACITY, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static TUNNELS: LpmTrie<Addr, TunnelRow> = LpmTrie::pinned(sizes::TUNNELS_CAPACITY, 0);
+#[map]
+pub(crate) static NODES: Array<NodeRow> = Array::pinned(sizes::NODES_CAPACITY, 0);
 #[map]
 pub(crate) static CT: HashMap<CtKey, CtEntry> = HashMap::pinned(sizes::CT_CAPACITY, BPF_F_NO_PREALLOC);
 #[map]
@@ -78,3 +83,15 @@ pub(crate) static HAS_SET_RETVAL: u32 = 0;
 /// How many connections without a reply `CT` may hold. Set by the loader, which knows the capacity of `CT`.
 #[unsafe(no_mangle)]
 pub(crate) static HALF_OPEN_LIMIT: u32 = 0;
+
+/// The overlay's UDP port; 0 where there is no overlay. Set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static OVERLAY_PORT: u32 = 0;
+
+/// The overlay's virtual network. Set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static OVERLAY_VNI: u32 = 0;
+
+/// Whether one family can be taken out of the other (kernel 6.3). Set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_DECAP_FLAGS: u32 = 0;

@@ -8,6 +8,7 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect_neigh};
 use common::net::Addr;
 
 use crate::maps::ROUTES;
+use crate::overlay;
 use crate::packet::Packet;
 use crate::shortcut;
 use crate::sighting::Sighting;
@@ -37,6 +38,8 @@ pub(crate) struct Route {
     longest: u16,
     until_ns: u64,
     hop: Hop,
+    /// See [`Sighting::node`].
+    node: u32,
 }
 
 /// Finds the next hop of a packet. False where the stack must take it: it is for this host, too big for the way out (the
@@ -52,6 +55,7 @@ pub(crate) fn find(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
         | (route.ifindex ^ sighting.ifindex);
     if difference == 0 && route.until_ns >= sighting.now_ns && route.longest >= sighting.frame {
         sighting.hop = route.hop;
+        sighting.node = route.node;
         return true;
     }
     if !ask(skb, sighting) {
@@ -64,6 +68,7 @@ pub(crate) fn find(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
     route.longest = sighting.frame;
     route.until_ns = sighting.now_ns + shortcut::LIFETIME_NS;
     route.hop = sighting.hop;
+    route.node = sighting.node;
     true
 }
 
@@ -72,10 +77,16 @@ fn slot(packet: &Packet) -> u32 {
     Addr::mix(&packet.source, &packet.destination, 0) >> 24 & (SLOTS - 1)
 }
 
-/// Asks the kernel's routes.
+/// Asks the kernel's routes: to the destination, or to the node that it is behind.
 #[inline(never)]
 fn ask(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
-    let Sighting { packet, fib, hop, ifindex, .. } = sighting;
+    let Sighting { packet, fib, hop, ifindex, node, .. } = sighting;
+    let (mut source, mut destination) = (&packet.source, &packet.destination);
+    *node = overlay::node_behind(destination);
+    if *node != 0 {
+        let Some(row) = overlay::node(*node) else { return false };
+        (source, destination) = (&row.local, &row.remote);
+    }
     // What an earlier packet left in the fields that are not set here is an address's tail, which IPv4 does not read.
     fib.l4_protocol = 0;
     fib.sport = 0;
@@ -84,14 +95,14 @@ fn ask(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
     fib.__bindgen_anon_1.tot_len = 0;
     fib.__bindgen_anon_2.flowinfo = 0;
     fib.ifindex = *ifindex;
-    if packet.source.is_v4() {
+    if source.is_v4() {
         fib.family = AF_INET;
-        fib.__bindgen_anon_3.ipv4_src = packet.source.0[3];
-        fib.__bindgen_anon_4.ipv4_dst = packet.destination.0[3];
+        fib.__bindgen_anon_3.ipv4_src = source.0[3];
+        fib.__bindgen_anon_4.ipv4_dst = destination.0[3];
     } else {
         fib.family = AF_INET6;
-        fib.__bindgen_anon_3.ipv6_src = packet.source.0;
-        fib.__bindgen_anon_4.ipv6_dst = packet.destination.0;
+        fib.__bindgen_anon_3.ipv6_src = source.0;
+        fib.__bindgen_anon_4.ipv6_dst = destination.0;
     }
     // SAFETY: `fib` lives in a map and has the size that is passed.
     let answer =

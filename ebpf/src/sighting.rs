@@ -7,6 +7,7 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup};
 use common::conntrack::{CtEntry, CtKey};
 use common::net::Addr;
+use common::overlay::Headers;
 
 use crate::judge::Judgement;
 use crate::maps::SIGHTINGS;
@@ -47,6 +48,12 @@ pub(crate) struct Sighting {
     pub(crate) quoted: CtKey,
     pub(crate) quoted_source: Addr,
     pub(crate) hop: Hop,
+    /// The node that `hop` leads to through the overlay; 0: it leads directly.
+    pub(crate) node: u32,
+    /// The next number of an outer packet.
+    pub(crate) outer_id: u16,
+    /// Room for the headers of the overlay.
+    pub(crate) headers: Headers,
     /// Room for asking the kernel's routes.
     pub(crate) fib: bpf_fib_lookup,
 }

@@ -4,10 +4,11 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::helpers::bpf_redirect_peer;
 use common::verdict::{DropReason, MASQUERADE_MARK, PassReason};
 
-use crate::route::{self, Hop};
+use crate::sighting::Sighting;
+use crate::{overlay, route};
 
 /// Leaves the packet to the next program, and in the end to the stack. `TC_ACT_OK` would end the chain.
-const NEXT: i32 = -1;
+pub(crate) const NEXT: i32 = -1;
 
 /// Which way a packet goes on.
 #[derive(Clone, Copy)]
@@ -23,7 +24,7 @@ pub(crate) enum Path {
 }
 
 /// What happens to one packet. One word, since that is what a subprogram of the kernel's can return: the reason, the way
-/// on (`DROP`, …), the interface.
+/// on (`DROP`, …), the interface or the node.
 #[must_use = "a verdict nobody returns lets the packet through"]
 #[derive(Clone, Copy)]
 pub(crate) struct Verdict(u64);
@@ -37,6 +38,8 @@ const NETWORK: u64 = 3;
 const HOP: u64 = 4;
 /// To the stack, marked for netfilter.
 const MASQUERADE: u64 = 5;
+/// The same, wrapped for a node of the overlay.
+const TUNNEL: u64 = 6;
 
 impl Verdict {
     /// No verdict yet.
@@ -74,10 +77,11 @@ impl Verdict {
         self.path() == NETWORK
     }
 
-    /// The same verdict, when the route was found.
+    /// The same verdict, when the route was found: directly, or (`node` is not 0) through the overlay.
     #[inline(always)]
-    pub(crate) fn by_hop(self) -> Self {
-        Self(HOP << 8 | u64::from(self.reason()))
+    pub(crate) fn by_hop(self, node: u32) -> Self {
+        let path = if node == 0 { HOP } else { TUNNEL };
+        Self(path << 8 | u64::from(self.reason()) | u64::from(node) << 32)
     }
 
     /// The same verdict, where the stack must take the packet.
@@ -92,11 +96,12 @@ impl Verdict {
     }
 
     #[inline(always)]
-    pub(crate) fn carry_out(self, skb: *mut __sk_buff, hop: &mut Hop) -> i32 {
+    pub(crate) fn carry_out(self, skb: *mut __sk_buff, sighting: &mut Sighting) -> i32 {
         match self.path() {
             // SAFETY: a plain helper call; the kernel checks the interface when it redirects.
             ENDPOINT => unsafe { bpf_redirect_peer((self.0 >> 32) as u32, 0) as i32 },
-            HOP => route::go(hop),
+            HOP => route::go(&mut sighting.hop),
+            TUNNEL => overlay::send(skb, sighting, (self.0 >> 32) as u32),
             STACK => NEXT,
             MASQUERADE => {
                 // SAFETY: a field of the context that the kernel lets tc programs write.

@@ -61,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
     let mut run = |what: &str, frame: &[u8], ifindex: u32, repeat: u32| -> anyhow::Result<()> {
         let trial = Trial { program: "from_pod", frame, ifindex, ingress_ifindex: ifindex, repeat };
         let best = (0..5).map(|_| dataplane.try_out(&trial)).collect::<Result<Vec<_>, _>>()?;
-        let fastest = best.iter().min_by_key(|run| run.duration).copied();
+        let fastest = best.into_iter().min_by_key(|run| run.duration);
         if let Some(fastest) = fastest {
             assert_ne!(fastest.action, Action::Drop, "{what}");
             eprintln!("{what:<40} {:>5} ns", fastest.duration.as_nanos());

@@ -15,7 +15,7 @@ use common::id::RuleSetId;
 use common::maps::LAYOUT_VERSION;
 use common::net::Addr;
 use common::verdict::{Direction, DropReason, PassReason};
-use dataplane::{Action, Capacities, Dataplane, Options, Trial};
+use dataplane::{Action, Capacities, Dataplane, Options, Trial, Trialled};
 use netlink::{HOST_MAC, Handle, Netns, NetnsGuard, Route, VethSpec, sysctl};
 use policy::tables::MapOp;
 
@@ -115,6 +115,8 @@ pub struct Node {
     pub underlay: u32,
     /// The pod's side of `A`'s pair.
     pub peer_a: u32,
+    /// What became of the last frame.
+    pub frame: Vec<u8>,
     runtime: tokio::runtime::Runtime,
     _inside: NetnsGuard,
     _netns: Netns,
@@ -146,6 +148,7 @@ impl Node {
             ifindex_b,
             underlay,
             peer_a,
+            frame: Vec::new(),
             runtime,
             _inside: inside,
             _netns: netns,
@@ -227,10 +230,16 @@ impl Node {
         self.meet("from_net", self.underlay, self.underlay, frame)
     }
 
+    /// A frame comes out of a VXLAN device, or goes into one: here it is any device.
+    pub fn at_overlay(&mut self, program: &'static str, frame: &[u8]) -> Met {
+        self.meet(program, self.underlay, self.underlay, frame)
+    }
+
     fn meet(&mut self, program: &'static str, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> Met {
         let before = self.reasons();
         let trial = Trial { program, frame, ifindex, ingress_ifindex, repeat: 1 };
-        let action = self.dataplane.try_out(&trial).unwrap().action;
+        let Trialled { action, frame, .. } = self.dataplane.try_out(&trial).unwrap();
+        self.frame = frame;
         let mut reasons = Vec::new();
         for (name, packets) in self.reasons() {
             let known = before.iter().find(|(other, _)| *other == name).map_or(0, |(_, packets)| *packets);
