@@ -76,8 +76,17 @@ pub(crate) struct Config {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weir/cni")]
     pub(crate) cni_state: PathBuf,
     /// Device towards the other nodes; may be repeated [default: the devices of the default routes]
-    #[arg(long = "underlay", value_name = "IFNAME")]
-    pub(crate) underlays: Vec<String>,
+    #[arg(long = "device", alias = "underlay", value_name = "IFNAME")]
+    pub(crate) devices: Vec<String>,
+    /// How packets get to the pods of other nodes; the same on all nodes
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) routing: Routing,
+    /// UDP port of the overlay, the same on all nodes
+    #[arg(long, value_name = "PORT", default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vxlan_port: u16,
+    /// Number of the overlay's network, the same on all nodes
+    #[arg(long, value_name = "NUMBER", default_value_t = 87, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub(crate) vni: u32,
     /// Masquerade what pods send beyond the cluster [default: true with an API server, false with --source]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) masquerade: Option<bool>,
@@ -100,4 +109,16 @@ impl Config {
     pub(crate) fn masquerades(&self) -> bool {
         self.masquerade.unwrap_or(self.source.is_none())
     }
+}
+
+/// How packets get to the pods of other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Routing {
+    /// As they are where a packet with pods' addresses has been seen to come back, else in VXLAN
+    Auto,
+    /// As they are: all nodes are on one link, which lets pods' addresses pass
+    #[default]
+    Direct,
+    /// In VXLAN
+    Vxlan,
 }

@@ -2,7 +2,7 @@
 
 use api::{
     Attach, Attached, Attachment, Collected, Detached, Endpoint, ExplainQuery, Explanation, FlowQuery,
-    Status, Valid,
+    PeerStatus, Status, Valid,
 };
 use common::flow::FlowEvent;
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ pub(crate) enum Event {
     FilterGone(u32),
     /// What somebody else had changed was put right.
     Mended(Vec<Mended>),
+    /// How the pods of the other nodes are reached now.
+    Peers(Vec<PeerStatus>),
     /// Forget expired connections.
     Sweep,
     /// Look for endpoints whose interface is gone.

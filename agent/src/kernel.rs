@@ -2,26 +2,32 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use common::config::Config;
 use common::endpoint::EndpointRow;
-use dataplane::{Dataplane, FlowReader, Options};
+use dataplane::{Dataplane, FlowReader, Options, OverlayOptions};
 use nix::net::if_::if_indextoname;
 use policy::Tables;
 use policy::tables::{Cidr, MapOp};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::config::{self, Routing};
 use crate::datapath::{Datapath, Unapplied};
 use crate::event::Event;
 
-pub(crate) fn open(pins: &Path, migrate: bool) -> Result<(Dataplane, FlowReader)> {
-    let options = Options { pins: pins.to_owned(), migrate, ..Options::default() };
+pub(crate) fn open(config: &config::Config) -> Result<(Dataplane, FlowReader)> {
+    let overlay = OverlayOptions { port: config.vxlan_port, vni: config.vni };
+    let options = Options {
+        pins: config.pins.clone(),
+        migrate: config.migrate,
+        overlay: (config.routing != Routing::Direct).then_some(overlay),
+        ..Options::default()
+    };
     let mut dataplane = Dataplane::open(&options)
-        .with_context(|| format!("open the datapath pinned at {}", pins.display()))?;
+        .with_context(|| format!("open the datapath pinned at {}", config.pins.display()))?;
     let flows = dataplane.flows()?;
     Ok((dataplane, flows))
 }

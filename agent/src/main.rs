@@ -23,6 +23,8 @@ mod metrics;
 mod naming;
 mod node;
 mod options;
+mod overlay;
+mod probe;
 mod records;
 mod routes;
 mod run;
@@ -35,6 +37,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod underlay;
+mod ways;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -49,7 +52,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::interval;
 use tracing::info;
 
-use crate::config::{Call, Config};
+use crate::config::{Call, Config, Routing};
 use crate::drift::Keeper;
 use crate::event::Event;
 use crate::host_rules::HostRules;
@@ -104,8 +107,8 @@ async fn serve(config: Config) -> Result<()> {
     };
     let handle = netlink::Handle::new()?;
     let monitor = netlink::Monitor::new()?;
-    let underlays = underlay::find(&handle, &config.underlays).await?;
-    let (mut dataplane, flow_reader) = kernel::open(&config.pins, config.migrate)?;
+    let underlays = underlay::find(&handle, &config.devices).await?;
+    let (mut dataplane, flow_reader) = kernel::open(&config)?;
     // Not before: an agent that cannot start leaves the machine's settings alone.
     underlay::prepare(&underlays)?;
     for underlay in &underlays {
@@ -113,6 +116,15 @@ async fn serve(config: Config) -> Result<()> {
             .attach_underlay(underlay.ifindex)
             .with_context(|| format!("attach to the underlay device {}", underlay.name))?;
     }
+    let device = if config.routing == Routing::Direct {
+        overlay::remove_device(&handle).await?;
+        None
+    } else {
+        // Its MTU and addresses follow from Node objects.
+        let device = overlay::device(&handle, config.vxlan_port, 1280).await?;
+        dataplane.attach_overlay(device)?;
+        Some(device)
+    };
     if let Some(cgroup) = &config.cgroup {
         let cgroup = cgroup::tree(cgroup)?;
         dataplane.attach_cgroup(&cgroup).with_context(|| format!("--cgroup {}", cgroup.display()))?;
@@ -129,18 +141,18 @@ async fn serve(config: Config) -> Result<()> {
             path: conflist::file_at(path)?,
             socket: std::path::absolute(&config.socket)?,
             state: std::path::absolute(&config.cni_state)?,
-            mtu: underlays.iter().map(|underlay| underlay.mtu).min().unwrap_or(1500),
         }),
         None => None,
     };
     let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
+    let routes =
+        Routes::new(handle.clone(), underlays.clone(), config.routing, device, dataplane.overlay()?)?;
     let mut agent = Agent::new(&config.node, dataplane, records, neighbourhood);
     agent.masquerade = Masquerade::new(masquerades, config.non_masquerade_cidrs);
     agent.host_rules = host_rules;
     agent.awaits_conflist = plugin.is_some();
 
     let (events, queue) = mpsc::channel(256);
-    let routes = Routes::new(handle.clone(), underlays.clone());
     let disturbed = Rc::new(Notify::new());
     let keeper = Keeper::new(handle, underlays, Rc::clone(&disturbed), events.clone());
     spawn_local(keeper.run(monitor, agent.wirings.subscribe()));

@@ -48,7 +48,6 @@ pub(crate) struct Plugin {
     pub(crate) path: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) state: PathBuf,
-    pub(crate) mtu: u32,
 }
 
 /// The files and settings that nobody tells of are looked at so often.
@@ -76,32 +75,38 @@ pub(crate) async fn follow(
                 Ok(()) => (true, true),
                 Err(_) => return,
             },
+            () = routes.news() => (true, true),
             () = disturbed.notified() => (false, true),
             _ = seconds.tick() => (false, false),
         };
         let now = neighbourhood.borrow_and_update().clone();
         let mut mended = Vec::new();
         if look {
-            route_complaints = routes.sync(&now.others).await;
+            route_complaints = routes.sync(now.own.as_ref(), &now.others).await;
             let written = std::mem::take(&mut routes.written);
             let written = written.into_iter().filter(|_| !news);
             mended.extend(written.map(|what| Mended { kind: Kind::Route, what }));
+            if events.send(Event::Peers(routes.statuses())).await.is_err() {
+                return;
+            }
         }
         let mut complaints = route_complaints.clone();
         match (&plugin, &now.own) {
-            (Some(plugin), Some(own)) if now.ready => match plugin.configure(own) {
-                Ok(written) if written && wired && !news => {
-                    mended.push(Mended { kind: Kind::Conflist, what: plugin.path.display().to_string() });
-                }
-                Ok(_) if wired => {}
-                Ok(_) => {
-                    wired = true;
-                    if events.send(Event::Wired).await.is_err() {
-                        return;
+            (Some(plugin), Some(own)) if now.ready => {
+                match routes.pod_mtu(own, &now.others).and_then(|mtu| plugin.configure(own, mtu)) {
+                    Ok(written) if written && wired && !news => {
+                        mended.push(Mended { kind: Kind::Conflist, what: plugin.path.display().to_string() });
                     }
+                    Ok(_) if wired => {}
+                    Ok(_) => {
+                        wired = true;
+                        if events.send(Event::Wired).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => complaints.push(format!("{error:#}")),
                 }
-                Err(error) => complaints.push(format!("{error:#}")),
-            },
+            }
             (Some(_), None) if now.ready => complaints.push(format!(
                 "Node {node}: not in the source; without its spec.podCIDRs no plugin configuration is written"
             )),
@@ -121,11 +126,11 @@ pub(crate) async fn follow(
 
 impl Plugin {
     /// Whether the configuration had to be written.
-    fn configure(&self, own: &NodeFacts) -> Result<bool> {
+    fn configure(&self, own: &NodeFacts, mtu: u32) -> Result<bool> {
         let conflist = Conflist {
             socket: &self.socket,
             state: &self.state,
-            mtu: self.mtu,
+            mtu,
             node_ips: &own.ips,
             ranges: &own.pod_cidrs,
         };

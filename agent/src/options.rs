@@ -123,14 +123,14 @@ mod tests {
             ("api-server", "https://192.0.2.10:6443\n"),
             ("metrics", "127.0.0.1:9665"),
             ("log", ""),
-            ("underlay", "eth0\neth1\n"),
+            ("device", "eth0\neth1\n"),
             ("migrate", "true"),
         ];
         let config = parse(&files, &LINE).unwrap();
         assert_eq!(config.api_server.as_deref(), Some("https://192.0.2.10:6443"));
         assert_eq!(config.metrics, Some("127.0.0.1:9665".parse().unwrap()));
         assert_eq!(config.log, "info,kube_client=off");
-        assert_eq!(config.underlays, ["eth0", "eth1"]);
+        assert_eq!(config.devices, ["eth0", "eth1"]);
         assert!(config.migrate);
     }
 

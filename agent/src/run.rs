@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use api::PeerStatus;
 use policy::{Compiler, Warning, World};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -59,6 +60,8 @@ pub(crate) struct Agent<D> {
     pub(crate) revision_in_force: Option<String>,
     pub(crate) complaints: BTreeMap<&'static str, Vec<String>>,
     pub(crate) last_error: Option<String>,
+    /// How the pods of the other nodes are reached.
+    pub(crate) peers: Vec<PeerStatus>,
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) admitted: Vec<Admitted>,
     pub(crate) farewells: Vec<Farewell>,
@@ -106,6 +109,7 @@ impl<D: Datapath> Agent<D> {
             revision_in_force: None,
             complaints: BTreeMap::new(),
             last_error: None,
+            peers: Vec::new(),
             waiting: Vec::new(),
             admitted: Vec::new(),
             farewells: Vec::new(),
@@ -165,6 +169,7 @@ impl<D: Datapath> Agent<D> {
             Event::Audit => self.audit(),
             Event::FilterGone(ifindex) => self.filter_gone(ifindex),
             Event::Mended(mended) => self.mended(mended),
+            Event::Peers(peers) => self.peers = peers,
             Event::Sweep => self.sweep(),
             Event::Reconcile => self.reconcile(),
             // `settle` looks at the clock; the loop itself ends.

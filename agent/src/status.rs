@@ -27,6 +27,7 @@ impl<D: Datapath> Agent<D> {
             adopted: self.datapath.adopted(),
             source_revision: self.revision_in_force.clone(),
             endpoints: self.endpoint_statuses(),
+            peers: self.peers.clone(),
             rule_sets: self.rule_set_statuses(),
             maps: shown("map fill", self.datapath.fill()),
             counters: shown("counters", self.datapath.counters()),

@@ -25,6 +25,17 @@ impl Underlay {
     pub(crate) fn is_on_link(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|address| address.contains(&ip))
     }
+
+    /// It is the device's own address.
+    pub(crate) fn has(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|address| address.addr() == ip)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, ifindex: u32, addresses: &[&str]) -> Self {
+        let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        Self { name: name.to_owned(), ifindex, mtu: 1500, addresses, advertised: false }
+    }
 }
 
 /// The devices named, or where none is, those of the default routes.
@@ -40,13 +51,13 @@ pub(crate) async fn find(handle: &Handle, names: &[String]) -> Result<Vec<Underl
     } else {
         for name in names {
             if !links.iter().any(|link| link.name == *name) {
-                bail!("--underlay {name}: no such device on this node");
+                bail!("--device {name}: no such device on this node");
             }
         }
         links.into_iter().filter(|link| names.contains(&link.name)).collect()
     };
     if chosen.is_empty() {
-        bail!("no default route tells which device leads to the other nodes; name it with --underlay");
+        bail!("no default route tells which device leads to the other nodes; name it with --device");
     }
     let mut underlays = Vec::new();
     for link in chosen {

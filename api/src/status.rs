@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_revision: Option<String>,
     pub endpoints: Vec<EndpointStatus>,
+    /// How the pods of each other node are reached.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
     pub rule_sets: Vec<RuleSetStatus>,
     pub maps: Vec<MapFill>,
     pub counters: Vec<Counter>,
@@ -54,6 +58,18 @@ pub struct EndpointStatus {
     /// `open`, or the rule set's number.
     pub ingress: String,
     pub egress: String,
+}
+
+/// One pod CIDR of another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub node: String,
+    pub pods: IpNet,
+    /// The address of the node that packets go to; absent where there is no way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// `direct`, `vxlan`, or why there is no way.
+    pub way: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

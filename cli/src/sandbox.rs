@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ::sandbox::plan::{Options, Output};
+use ::sandbox::plan::{Options, Output, Routing};
 use anyhow::bail;
 use clap::Subcommand;
 use ipnet::IpNet;
@@ -44,6 +44,9 @@ struct Up {
     report: Option<PathBuf>,
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
+    /// How packets get from node to node: as they are over one link, or in VXLAN over a router
+    #[arg(long, value_enum, value_name = "WAY", default_value = "direct")]
+    routing: Way,
     /// Apply again when a file changes, and print what that changed
     #[arg(long)]
     watch: bool,
@@ -56,6 +59,13 @@ struct Up {
     /// Show kube-dns in the table too
     #[arg(long)]
     all: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Way {
+    Direct,
+    Auto,
+    Vxlan,
 }
 
 #[derive(Subcommand)]
@@ -109,6 +119,11 @@ fn options(up: Up) -> anyhow::Result<Options> {
         output: match up.output {
             Format::Table => Output::Table,
             Format::Json => Output::Json,
+        },
+        routing: match up.routing {
+            Way::Direct => Routing::Direct,
+            Way::Auto => Routing::Auto,
+            Way::Vxlan => Routing::Vxlan,
         },
         watch: up.watch,
         keep: up.keep,

@@ -82,6 +82,11 @@ fn table(status: &Status, colour: bool) -> String {
         [endpoint.name.clone(), ips.join(", "), interface, endpoint.ingress.clone(), endpoint.egress.clone()]
     });
     section("endpoints", &["POD", "ADDRESSES", "INTERFACE", "INGRESS", "EGRESS"], cells(endpoints));
+    let peers = status.peers.iter().map(|peer| {
+        let via = peer.via.map_or_else(|| "-".to_owned(), |via| via.to_string());
+        [peer.node.clone(), peer.pods.to_string(), via, peer.way.clone()]
+    });
+    section("other nodes", &["NODE", "PODS", "ADDRESS", "WAY"], cells(peers));
     let rule_sets = status.rule_sets.iter().map(|rules| {
         let (rows, endpoints) = (rules.rows.to_string(), rules.endpoints.to_string());
         [rules.id.clone(), rules.direction.clone(), endpoints, rows, rules.policies.join(", ")]
@@ -110,7 +115,7 @@ fn cells<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> Vec<Vec<Cel
 
 #[cfg(test)]
 mod tests {
-    use api::{Counter, EndpointStatus, MapFill, RuleSetStatus};
+    use api::{Counter, EndpointStatus, MapFill, PeerStatus, RuleSetStatus};
 
     use super::*;
 
@@ -133,6 +138,12 @@ mod tests {
                 ingress: "0123456789abcdef".into(),
                 egress: "open".into(),
             }],
+            peers: vec![PeerStatus {
+                node: "node-1".into(),
+                pods: "10.244.1.0/24".parse().unwrap(),
+                via: Some("172.30.0.11".parse().unwrap()),
+                way: "vxlan".into(),
+            }],
             rule_sets: vec![RuleSetStatus {
                 id: "0123456789abcdef".into(),
                 direction: "ingress".into(),
@@ -152,6 +163,9 @@ node-0  ready  generation 7, epoch 2  agent 0.1.0, pid 42, took over the pins of
   endpoints
     POD       ADDRESSES            INTERFACE  INGRESS           EGRESS
     shop/web  10.244.0.2, fd00::2  weir1 (9)  0123456789abcdef  open
+  other nodes
+    NODE    PODS           ADDRESS      WAY
+    node-1  10.244.1.0/24  172.30.0.11  vxlan
   rule sets
     RULE SET          DIRECTION  ENDPOINTS  ROWS  POLICIES
     0123456789abcdef  ingress    1          3     shop/quiet, shop/web

@@ -18,6 +18,7 @@ mod netns;
 pub mod nftables;
 mod route;
 mod sysctl;
+mod vxlan;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -30,6 +31,7 @@ pub use neighbour::Neighbour;
 pub use netns::{Netns, NetnsGuard};
 pub use route::Route;
 pub use sysctl::{read_sysctl, sysctl};
+pub use vxlan::VxlanSpec;
 
 /// A link-layer address.
 pub type Mac = [u8; 6];

@@ -65,7 +65,8 @@ pub fn assemble(manifests: Manifests, options: &Options, before: Option<&Cast>) 
     pods.sort_by_key(Pod::key);
     listen_for_services(&mut pods, &services);
     let namespaces = namespaces(&declared, &items, &mut warnings)?;
-    Ok(Cast { nodes, namespaces, pods, services, policies, endpoint_slices, warnings })
+    let routing = options.routing;
+    Ok(Cast { nodes, namespaces, pods, services, policies, routing, endpoint_slices, warnings })
 }
 
 fn is_dns(item: &Manifest) -> bool {

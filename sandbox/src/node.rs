@@ -16,7 +16,7 @@ use crate::cgroup::Cgroup;
 use crate::client;
 use crate::ground::Binaries;
 use crate::mounts::Mounted;
-use crate::plan;
+use crate::plan::{self, Routing};
 use crate::process::{self, Owned};
 use crate::runtime::Conflist;
 use crate::topology::{NODE_DEVICE, Settings, Underlay, namespace};
@@ -33,6 +33,7 @@ pub(crate) struct Node {
     /// What the agents read.
     source: PathBuf,
     binaries: Binaries,
+    routing: Routing,
 }
 
 /// What is the same for all nodes.
@@ -44,6 +45,7 @@ pub(crate) struct Site<'a> {
     pub(crate) source: &'a Path,
     pub(crate) cgroups: Option<&'a Path>,
     pub(crate) binaries: &'a Binaries,
+    pub(crate) routing: Routing,
 }
 
 /// How long an agent may take to load its programs and read its source.
@@ -59,7 +61,7 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let netns = namespace(site.namespaces, &plan.name, Settings { forwarding: true }).await?;
         underlay
-            .join(index, plan, &netns)
+            .join(index, plan, &netns, site.routing)
             .await
             .with_context(|| format!("join {} to the underlay", plan.name))?;
         let folder = site.folder.join(&plan.name);
@@ -78,6 +80,7 @@ impl Node {
             folder,
             source: site.source.to_owned(),
             binaries: site.binaries.clone(),
+            routing: site.routing,
         };
         node.start_agent()?;
         Ok(node)
@@ -122,7 +125,8 @@ impl Node {
         command.arg("--socket").arg(self.socket());
         command.arg("--conflist").arg(self.conflist());
         command.arg("--cni-state").arg(self.folder.join("cni-state"));
-        command.arg("--underlay").arg(NODE_DEVICE);
+        command.arg("--device").arg(NODE_DEVICE);
+        command.arg("--routing").arg(self.routing.as_str());
         if let Some(cgroup) = self.cgroup_path() {
             command.arg("--cgroup").arg(cgroup);
         }

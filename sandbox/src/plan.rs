@@ -27,6 +27,7 @@ pub struct Options {
     /// Where to write the page of who reaches whom and why.
     pub report: Option<PathBuf>,
     pub output: Output,
+    pub routing: Routing,
     pub watch: bool,
     pub keep: bool,
     pub flows: bool,
@@ -44,6 +45,7 @@ impl Options {
             expect: None,
             report: None,
             output: Output::Table,
+            routing: Routing::Direct,
             watch: false,
             keep: false,
             flows: false,
@@ -67,6 +69,30 @@ pub enum Output {
     Json,
 }
 
+/// How packets get from node to node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Routing {
+    /// As they are, over the one link that all nodes are on.
+    #[default]
+    Direct,
+    /// As the agents find out, over the same.
+    Auto,
+    /// In VXLAN: each node is on a link of its own, and a router is between them.
+    Vxlan,
+}
+
+impl Routing {
+    /// As agents are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Auto => "auto",
+            Self::Vxlan => "vxlan",
+        }
+    }
+}
+
 /// Everything that is to be brought up. The same manifests always give the same cast.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cast {
@@ -78,6 +104,8 @@ pub struct Cast {
     pub services: Vec<Service>,
     /// NetworkPolicy objects as they were given, so that unknown fields are still seen by the compiler.
     pub policies: Vec<Value>,
+    #[serde(default)]
+    pub routing: Routing,
     /// EndpointSlices out of the manifests, for Services without a selector.
     pub endpoint_slices: Vec<Value>,
     /// `Kind namespace/name: field: message`, and what was skipped.

@@ -119,6 +119,7 @@ impl Sandbox {
                 source: &source,
                 cgroups: cgroups.as_deref(),
                 binaries: &binaries,
+                routing: cast.routing,
             };
             let node = Node::create(site, &underlay, index, plan).await;
             nodes.push(node.with_context(|| format!("bring up {}", plan.name))?);

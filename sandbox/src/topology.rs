@@ -10,7 +10,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use netlink::{Handle, Mac, Netns, Route, VethSpec, sysctl};
 
-use crate::plan::Node;
+use crate::plan::{Node, Routing};
 
 /// A node's device on the underlay.
 pub(crate) const NODE_DEVICE: &str = "eth0";
@@ -72,7 +72,15 @@ impl Underlay {
     }
 
     /// Joins a node to the bridge, and lets the router send the node's pod ranges its way.
-    pub(crate) async fn join(&self, index: usize, node: &Node, netns: &Netns) -> anyhow::Result<()> {
+    ///
+    /// Where packets go in VXLAN, nothing but the router is on the node's link: its addresses have full prefixes.
+    pub(crate) async fn join(
+        &self,
+        index: usize,
+        node: &Node,
+        netns: &Netns,
+        routing: Routing,
+    ) -> anyhow::Result<()> {
         let port = u8::try_from(index).context("more nodes than the underlay has ports")?;
         let (near, far) = self
             .router_links
@@ -91,8 +99,10 @@ impl Underlay {
         let links = Handle::in_netns(netns)?;
         links.set_up(far).await?;
         for (network, ip) in underlay().into_iter().zip(&node.ips) {
-            links.add_address(far, IpNet::new(*ip, network.prefix_len())?).await?;
-            links.add_route(&default_route(network.addr(), far)).await?;
+            let is_alone = routing == Routing::Vxlan;
+            let own = if is_alone { IpNet::from(*ip) } else { IpNet::new(*ip, network.prefix_len())? };
+            links.add_address(far, own).await?;
+            links.add_route(&Route { onlink: is_alone, ..default_route(network.addr(), far) }).await?;
             for cidr in node.pod_cidrs.iter().filter(|cidr| cidr.addr().is_ipv4() == ip.is_ipv4()) {
                 let route = Route { destination: *cidr, ..default_route(*ip, self.bridge) };
                 self.router_links.add_route(&route).await?;
@@ -157,6 +167,9 @@ pub(crate) async fn namespace(folder: &Path, name: &str, settings: Settings) -> 
                 sysctl(&format!("ipv4/conf/{who}/rp_filter"), "0")?;
             }
             if settings.forwarding {
+                // The router has nodes on one bridge that are to think they are on links of their own.
+                sysctl("ipv4/conf/all/send_redirects", "0")?;
+                sysctl("ipv4/conf/default/send_redirects", "0")?;
                 sysctl("ipv4/ip_forward", "1")?;
                 sysctl("ipv6/conf/all/forwarding", "1")?;
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use api::{Flow, FlowLine, VerdictKind};
 use netlink::Netns;
 use policy::{Attachment, PodRef, World, manifest};
-use sandbox::plan::{Cast, Options};
+use sandbox::plan::{Cast, Options, Routing};
 use sandbox::report::Report;
 use sandbox::{Binaries, Sandbox, assemble, client};
 
@@ -44,7 +44,13 @@ impl Manifests {
     }
 
     pub fn cast(&self, before: Option<&Cast>) -> Cast {
-        assemble::cast(&Options::new(vec![self.0.clone()]), before).expect("valid manifests")
+        let routing = before.map(|before| before.routing).unwrap_or_default();
+        self.cast_on(routing, before)
+    }
+
+    fn cast_on(&self, routing: Routing, before: Option<&Cast>) -> Cast {
+        let options = Options { routing, ..Options::new(vec![self.0.clone()]) };
+        assemble::cast(&options, before).expect("valid manifests")
     }
 }
 
@@ -75,10 +81,15 @@ pub const NODES: [&str; 2] = ["node-0", "node-1"];
 
 impl Stage {
     pub async fn up(text: &str) -> Self {
+        Self::up_with(text, Routing::Direct).await
+    }
+
+    pub async fn up_with(text: &str, routing: Routing) -> Self {
         require_root();
         let manifests = Manifests::new(text);
         let binaries = Binaries::beside_us().expect("the binaries under test");
-        let sandbox = Sandbox::up(manifests.cast(None), binaries, &|_| ()).await.expect("a sandbox");
+        let cast = manifests.cast_on(routing, None);
+        let sandbox = Sandbox::up(cast, binaries, &|_| ()).await.expect("a sandbox");
         Self { sandbox, manifests }
     }
 
