@@ -23,6 +23,7 @@ mod targets;
 mod worker;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -48,7 +49,12 @@ enum Command {
     Worker,
     /// Become another program that dies with its parent
     #[command(hide = true)]
-    Become { command: Vec<OsString> },
+    Become {
+        /// Control group to go into first
+        #[arg(long)]
+        group: Option<PathBuf>,
+        command: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,7 +63,7 @@ fn main() -> ExitCode {
         Command::Policy(args) => policy::run(&args),
         Command::PolicyWorker(args) => policy::worker::run(&args),
         Command::Worker => worker::run(),
-        Command::Become { command } => place::become_program(&command),
+        Command::Become { group, command } => place::become_program(group.as_deref(), &command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -52,9 +52,13 @@ pub(crate) fn die_with_parent() -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("ask to die with the parent")
 }
 
-/// Becomes another program that still dies with the parent.
-pub(crate) fn become_program(command: &[OsString]) -> Result<()> {
+/// Becomes another program that still dies with the parent; in `group` if one is named, from its first byte on.
+pub(crate) fn become_program(group: Option<&Path>, command: &[OsString]) -> Result<()> {
     die_with_parent()?;
+    if let Some(group) = group {
+        let list = group.join("cgroup.procs");
+        std::fs::write(&list, "0").with_context(|| format!("write to {}", list.display()))?;
+    }
     let Some((program, arguments)) = command.split_first() else { bail!("no program to become") };
     Err(Command::new(program).args(arguments).exec()).with_context(|| format!("become {}", program.display()))
 }

@@ -43,7 +43,8 @@ pub(crate) fn command(args: Args) -> Result<()> {
             options
         }
         Bench::Policy { options } => {
-            bench.arg("policy");
+            let binaries = binaries::build(&tools, Profile::Release)?;
+            bench.arg("policy").arg("--binaries").arg(&binaries);
             options
         }
     };

@@ -1,6 +1,7 @@
-//! What this process and the maps that it holds open occupy, by the kernel's account.
+//! What a process and the maps that it holds open occupy, by the kernel's account.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -16,18 +17,29 @@ pub(crate) struct Maps {
 
 /// Resident bytes of this process.
 pub(crate) fn rss() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read our own status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    field(Path::new("/proc/self"), "VmRSS:")
+}
+
+/// One size of a process's status, bytes.
+pub(crate) fn field(process: &Path, name: &str) -> Result<u64> {
+    let path = process.join("status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    Ok(kib.context("our own status has no VmRSS")? << 10)
+    Ok(kib.with_context(|| format!("{} has no {name}", path.display()))? << 10)
 }
 
 /// Every map that this process has open, once.
 pub(crate) fn maps() -> Result<Maps> {
+    maps_of(Path::new("/proc/self"))
+}
+
+pub(crate) fn maps_of(process: &Path) -> Result<Maps> {
     let mut known: BTreeMap<u64, (bool, u64)> = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc/self/fdinfo").context("list our own descriptors")? {
+    let list = || format!("list the descriptors of {}", process.display());
+    for entry in std::fs::read_dir(process.join("fdinfo")).with_context(list)? {
         // The one that lists is gone by now.
-        let Ok(text) = std::fs::read_to_string(entry.context("list our own descriptors")?.path()) else {
+        let Ok(text) = std::fs::read_to_string(entry.with_context(list)?.path()) else {
             continue;
         };
         let field = |name: &str| {

@@ -1,5 +1,6 @@
 //! The subcommand `policy`: worlds of many pods and policies, each in a process of its own, against real maps.
 
+mod agent;
 mod memory;
 mod report;
 mod shape;
@@ -30,6 +31,13 @@ pub(crate) struct Args {
     /// Only worlds of this kind
     #[arg(long)]
     only: Option<Kind>,
+    /// How often the world that the targets speak of is measured, in turns with the one of unique labels: what rounds of one
+    /// world differ by is noise
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Folder with `weir-agent`: measures what it occupies itself in the world that the targets speak of
+    #[arg(long)]
+    binaries: Option<PathBuf>,
 }
 
 /// The world that the targets speak of.
@@ -57,7 +65,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
     }
-    let report = Report::new(outcomes);
+    let mut occupied = Vec::new();
+    if let Some(binaries) = args.binaries.as_ref().filter(|_| worlds.contains(&(TARGET, None))) {
+        for shape in [TARGET, Shape { unique: true, ..TARGET }, Shape { pods: 2 * TARGET.pods, ..TARGET }] {
+            let measured = agent::measure(shape, binaries);
+            occupied
+                .push(measured.with_context(|| format!("weir-agent with {}", report::title(&shape, None)))?);
+        }
+    }
+    let report = Report::new(outcomes, occupied);
     print!("{}", report.table());
     let json = args.out.join("policy.json");
     std::fs::write(&json, report.json()?).with_context(|| format!("write {}", json.display()))?;
@@ -71,9 +87,12 @@ fn worlds(args: &Args) -> Vec<(Shape, Option<u32>)> {
         args.pods.iter().flat_map(|pods| args.policies.iter().map(move |policies| (*pods, *policies)));
     for (pods, policies) in sizes.clone() {
         let shape = Shape { pods, policies, ..TARGET };
-        worlds.push((shape, None));
-        if shape == TARGET {
-            worlds.push((Shape { unique: true, ..shape }, None));
+        if shape != TARGET {
+            worlds.push((shape, None));
+        } else {
+            for _ in 0..args.rounds.max(1) {
+                worlds.extend([(shape, None), (Shape { unique: true, ..shape }, None)]);
+            }
             // One pod more or less says nothing of what one costs; ten thousand do.
             worlds.push((Shape { pods: 2 * pods, ..shape }, None));
             worlds.push((Shape { pods: 2 * pods, unique: true, ..shape }, None));

@@ -6,12 +6,16 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::TARGET;
+use super::agent::Occupied;
 use super::shape::{Kind, Shape};
 use super::worker::{Events, Outcome};
 use crate::report::Machine;
+use crate::statistics::quantile;
 
 pub(crate) struct Report {
     outcomes: Vec<Outcome>,
+    /// Of `weir-agent` itself.
+    agents: Vec<Occupied>,
     machine: Machine,
 }
 
@@ -36,13 +40,17 @@ pub(crate) fn title(shape: &Shape, room: Option<u32>) -> String {
     title
 }
 
+fn median(sorted: &[f64]) -> f64 {
+    quantile(sorted, 0.5).unwrap_or(f64::NAN)
+}
+
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
 impl Report {
-    pub(crate) fn new(outcomes: Vec<Outcome>) -> Self {
-        Self { outcomes, machine: Machine::this() }
+    pub(crate) fn new(outcomes: Vec<Outcome>, agents: Vec<Occupied>) -> Self {
+        Self { outcomes, agents, machine: Machine::this() }
     }
 
     pub(crate) fn json(&self) -> Result<String> {
@@ -55,6 +63,7 @@ impl Report {
             "machine": self.machine.text(),
             "promises": promises,
             "worlds": self.outcomes,
+            "agents": self.agents,
         });
         serde_json::to_string_pretty(&report).context("write the report as JSON")
     }
@@ -126,6 +135,24 @@ impl Report {
                 )?;
             }
         }
+        if !self.agents.is_empty() {
+            writeln!(
+                text,
+                "\n`weir-agent` with its endpoints: RSS now, its own part, and at most; its maps by fdinfo (policy maps, all maps), and its \
+                 control group's kernel memory; MiB. From its start until the world is in force, ms"
+            )?;
+        }
+        for Occupied { shape, rss, rss_own, rss_peak, maps, kernel, ready_ms, rules } in &self.agents {
+            let resident = [rss, rss_own, rss_peak].map(|bytes| mib(*bytes));
+            write!(text, "{:<58}", title(shape, None))?;
+            resident.iter().try_for_each(|mib| write!(text, "{mib:>9.1}"))?;
+            write!(text, "{:>9.1}{:>9.1}", mib(maps.policy), mib(maps.all))?;
+            match kernel {
+                Some(bytes) => write!(text, "{:>9.1}", mib(*bytes))?,
+                None => write!(text, "{:>9}", "-")?,
+            }
+            writeln!(text, "{ready_ms:>9.0}   {rules} rules")?;
+        }
         writeln!(text, "\nPromises at {}:", title(&TARGET, None))?;
         for Promise { what, found, at_most } in self.promises() {
             let kept = if found <= at_most { "kept" } else { "NOT KEPT" };
@@ -146,16 +173,26 @@ impl Report {
             if name.starts_with("pod") {
                 promise(format!("{name}: writes"), events.writes_max as f64, 1.0);
             }
-            // What tells addresses apart that nobody told apart before moves them all: that has no bound of its own.
-            if !name.contains("new selector") && !name.starts_with("namespace") {
-                promise(format!("{name}: p99, ms"), events.p99_ms, 10.0);
-            }
+            let rounds = self.rounds(TARGET, name, |events| events.p99_ms);
+            promise(format!("{name}: p99, ms"), median(&rounds), 10.0);
         }
         promise("RSS, MiB".to_owned(), mib(target.rss_after.max(target.rss)), 64.0);
         let twice = self.find(Shape { pods: 2 * TARGET.pods, ..TARGET });
         if let Some(twice) = twice {
             let each = twice.rss.saturating_sub(target.rss) as f64 / f64::from(TARGET.pods);
             promise("RSS for each further pod, bytes".to_owned(), each, 1024.0);
+        }
+        let agent = |shape| self.agents.iter().find(|agent| agent.shape == shape);
+        if let Some(target) = agent(TARGET) {
+            promise("weir-agent: RSS, MiB".to_owned(), mib(target.rss), 64.0);
+            if let Some(twice) = agent(Shape { pods: 2 * TARGET.pods, ..TARGET }) {
+                let each = twice.rss.saturating_sub(target.rss) as f64 / f64::from(TARGET.pods);
+                promise("weir-agent: RSS for each further pod, bytes".to_owned(), each, 1024.0);
+            }
+            if let Some(unique) = agent(Shape { unique: true, ..TARGET }) {
+                let more = 100.0 * (unique.rss as f64 / target.rss as f64 - 1.0);
+                promise("unique labels: weir-agent: more RSS, %".to_owned(), more, 5.0);
+            }
         }
         if let Some(unique) = self.find(Shape { unique: true, ..TARGET }) {
             let more = |unique: f64, plain: f64| 100.0 * (unique / plain - 1.0);
@@ -180,15 +217,29 @@ impl Report {
                 more(unique.first_ms, target.first_ms),
                 5.0,
             );
-            for (with, without) in unique.events.iter().zip(&target.events) {
-                promise(
-                    format!("unique labels: {}: more time (p50), %", with.kind),
-                    more(with.p50_ms, without.p50_ms),
-                    5.0,
-                );
+            for Events { kind, .. } in &target.events {
+                let p50 = |shape| self.rounds(shape, kind, |events| events.p50_ms);
+                let (with, without) = (p50(Shape { unique: true, ..TARGET }), p50(TARGET));
+                let noise = match without.as_slice() {
+                    [] | [_] => String::new(),
+                    [least, .., most] => {
+                        format!(" (noise {:.1})", 100.0 * (most - least) / median(&without))
+                    }
+                };
+                let more = more(median(&with), median(&without));
+                promise(format!("unique labels: {kind}: more time, %{noise}"), more, 5.0);
             }
         }
         promises
+    }
+
+    /// One figure of one kind of events, of each round, in order.
+    fn rounds(&self, shape: Shape, kind: &str, figure: impl Fn(&Events) -> f64) -> Vec<f64> {
+        let rounds = self.outcomes.iter().filter(|outcome| outcome.shape == shape && outcome.room.is_none());
+        let events = rounds.flat_map(|outcome| outcome.events.iter().filter(|events| events.kind == kind));
+        let mut figures: Vec<f64> = events.map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures
     }
 
     fn find(&self, shape: Shape) -> Option<&Outcome> {
