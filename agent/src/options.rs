@@ -51,7 +51,7 @@ fn read(folder: &Path, line: &[OsString], command: &Command) -> Result<Vec<OsStr
             continue;
         }
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        let option = command.get_arguments().find(|arg| arg.get_long() == Some(&name) && name != CONFIG);
+        let option = command.get_arguments().find(|arg| is_named(arg, &name) && name != CONFIG);
         let Some(option) = option else {
             bail!("{}: there is no such option; `weir-agent --help` has them all", path.display())
         };
@@ -83,6 +83,11 @@ fn words_of(option: &Arg, name: &str, text: &str) -> Result<Vec<OsString>> {
         (_, [value]) => Ok(vec![format!("--{name}={value}").into()]),
         (_, values) => bail!("has {} lines, and --{name} takes one value", values.len()),
     }
+}
+
+/// By its name of today, or one that it had.
+fn is_named(arg: &Arg, name: &str) -> bool {
+    arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
 }
 
 fn is_given(line: &[OsString], name: &str) -> bool {

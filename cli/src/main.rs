@@ -11,6 +11,7 @@ mod explain;
 mod flows;
 mod format;
 mod ingress;
+mod install;
 mod policy;
 mod sandbox;
 mod status;
@@ -44,6 +45,10 @@ enum Command {
     Ingress(ingress::Args),
     /// Show what the agent has in force
     Status(status::Args),
+    /// Make Weir the network of a Kubernetes cluster
+    Install(install::Args),
+    /// Take Weir off a cluster, and off each of its nodes
+    Uninstall(install::UninstallArgs),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
         Command::Policy(args) => policy::run(args),
         Command::Ingress(args) => ingress::run(args),
         Command::Status(args) => status::run(args),
+        Command::Install(args) => install::run(args),
+        Command::Uninstall(args) => install::uninstall(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("weir: {error:#}");

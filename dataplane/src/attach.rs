@@ -12,7 +12,9 @@ use std::fs::File;
 use std::path::Path;
 
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
 use aya::programs::{CgroupAttachMode, Link, LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
 use crate::Dataplane;
@@ -267,6 +269,14 @@ fn detach_clsact(program: &'static str, interface: &str) {
     // Taking off what is not there is no error, and the interface is about to go.
     if let Err(error) = detached {
         tracing::debug!(program, interface, %error, "no filter to take off");
+    }
+}
+
+/// Takes `from_net` off an interface where it lies without a pin, as on kernels without tcx.
+pub(crate) fn detach_underlay(interface: &str) {
+    // By its name: a filter of anybody else's stays. Most interfaces have none.
+    if let Err(error) = qdisc_detach_program(interface, hook_of("from_net"), "from_net") {
+        tracing::trace!(interface, %error, "no filter to take off");
     }
 }
 

@@ -40,6 +40,18 @@ use common::config::Config;
 use common::endpoint::EndpointRow;
 use policy::tables::{Cidr, MapOp, Tables};
 
+/// Takes off whatever agents with these pins have left: links, programs and maps, and what lies on one of `interfaces` without
+/// a pin. For a node that no agent is to come back to.
+pub fn retire(pins: &Path, interfaces: &[String]) -> Result<(), Error> {
+    interfaces.iter().for_each(|interface| attach::detach_underlay(interface));
+    match std::fs::remove_dir_all(pins) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Folder { path: pins.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The datapath of one node.
 ///
 /// Dropping it changes nothing in the kernel: everything is pinned.

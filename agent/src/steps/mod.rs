@@ -4,6 +4,8 @@
 mod bpffs;
 pub(crate) mod cni_dirs;
 mod install;
+mod remains;
+mod uninstall;
 
 use std::path::{Path, PathBuf};
 
@@ -25,12 +27,15 @@ pub(crate) enum Step {
         #[arg(long, value_name = "DIR", default_value = "/")]
         root: PathBuf,
     },
+    /// Take all of Weir off this node, once its agent is gone: pods lose their network
+    Uninstall(uninstall::Args),
 }
 
 pub(crate) fn run(step: Step) -> Result<()> {
     match step {
         Step::MountBpffs { at } => bpffs::mount(&at),
         Step::Install { from, root } => install::install(from.as_deref(), &root),
+        Step::Uninstall(args) => uninstall::uninstall(&args),
     }
 }
 
