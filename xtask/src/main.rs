@@ -11,6 +11,7 @@ mod cluster;
 mod conformance;
 mod debian;
 mod demo;
+mod deploy;
 mod fuzz;
 mod image;
 mod lint;

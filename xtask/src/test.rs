@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::binaries::{self, Profile};
 use crate::cluster::scenarios;
 use crate::setup::{self, Tools};
-use crate::{chromium, manifests, workspace};
+use crate::{chromium, deploy, manifests, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -37,6 +37,8 @@ enum Tier {
     Manifests,
     /// Needs root, and builds Kubernetes the first time (13 minutes): scenarios on a real cluster
     Cluster,
+    /// Builds helm and kubectl from Go modules: what Kustomize, Helm and `weir install` say is the same
+    Deploy,
 }
 
 /// How many tests of a run passed and failed.
@@ -70,7 +72,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
     };
     for tier in &tiers {
         ensure!(
-            *tier == Tier::Unit || workspace::is_root(),
+            matches!(tier, Tier::Unit | Tier::Deploy) || workspace::is_root(),
             "the {tier:?} tier loads kernel programs and makes network namespaces, which needs root: run it as root, or \
              `cargo xtask test unit` for what needs none"
         );
@@ -117,6 +119,7 @@ fn run(tier: Tier, tools: &Tools) -> Result<Count> {
             count.add(counted(command.env("WEIR_CHROMIUM", chromium))?);
         }
         Tier::Manifests | Tier::Cluster => bail!("{tier:?} has its own command"),
+        Tier::Deploy => count.add(deploy::test()?),
     }
     ensure!(count.passed + count.failed > 0, "the {tier:?} tier ran no test");
     Ok(count)

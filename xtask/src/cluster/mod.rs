@@ -13,7 +13,7 @@ mod plain;
 mod probe;
 pub(crate) mod scenarios;
 mod state;
-mod tools;
+pub(crate) mod tools;
 mod underlay;
 mod up;
 mod weir;

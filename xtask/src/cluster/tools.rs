@@ -76,7 +76,7 @@ pub(crate) struct Tools {
 /// that an interrupted call goes on where it was.
 pub(crate) fn tools() -> Result<Tools> {
     let cache = workspace::cache()?;
-    let root = cache.join(format!("cluster-{}", pin()));
+    let root = cache.join(format!("cluster-{}", pin(MODULES)));
     fs::create_dir_all(&root).with_context(|| format!("make {}", root.display()))?;
     let lock = File::create(root.join("lock")).context("make the lock of the cluster's tools")?;
     lock.lock().context("lock the cluster's tools")?;
@@ -128,10 +128,28 @@ fn pause(tools: &Tools) -> Result<()> {
     Image { name: PAUSE, files: vec![member], entrypoint: Some("/pause") }.write(&archive).map(drop)
 }
 
-/// Changes with any version of anything: names the folder in the cache.
-fn pin() -> String {
+/// What no cluster consists of: in a folder by its own name, so that a new version of it moves nothing else.
+const HELM: Module = module!("helm", "", false, "bin");
+
+/// The `helm` of its pinned module, from the cache or built now.
+pub(crate) fn helm() -> Result<PathBuf> {
+    let cache = workspace::cache()?;
+    let root = cache.join(format!("{}-{}", HELM.name, pin(&[HELM])));
+    fs::create_dir_all(root.join(HELM.into)).with_context(|| format!("make {}", root.display()))?;
+    let lock = File::create(root.join("lock")).context("make the lock of helm")?;
+    lock.lock().context("lock helm")?;
+    let done = root.join("done");
+    if !done.is_file() {
+        HELM.build(&go_command(&cache)?, &cache, &root)?;
+        fs::write(&done, "").with_context(|| format!("write {}", done.display()))?;
+    }
+    Ok(root.join(HELM.into).join(HELM.name))
+}
+
+/// Changes with any version of anything in the modules: names a folder in the cache.
+fn pin(modules: &[Module]) -> String {
     let mut digest = Sha256::new();
-    for module in MODULES {
+    for module in modules {
         digest.update(module.manifest);
         digest.update(module.sums);
         digest.update(module.tags);
@@ -266,7 +284,7 @@ mod tests {
 
     #[test]
     fn no_module_asks_for_a_newer_go_than_is_got() {
-        for module in MODULES {
+        for module in MODULES.iter().chain([&HELM]) {
             let line = module.manifest.lines().find_map(|line| line.strip_prefix("go "));
             assert!(line.is_some_and(new_enough) || line == Some("1.26.0"), "{}: {line:?}", module.name);
         }
