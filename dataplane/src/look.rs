@@ -47,13 +47,15 @@ struct Query {
 
 const _: () = assert!(size_of::<Batch>() == 56 && size_of::<Query>() == 64);
 
-/// The next rows, at most so many, and how to go on: `None` after the last. `K` and `V` have the sizes that the map was made
-/// with.
+/// Rows, and how to go on: `None` after the last.
+pub(crate) type Slice<K, V> = (Vec<(K, V)>, Option<Place>);
+
+/// The next rows, at most so many. `K` and `V` have the sizes that the map was made with.
 pub(crate) fn slice<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     place: Option<&Place>,
     rows: usize,
-) -> io::Result<(Vec<(K, V)>, Option<Place>)> {
+) -> io::Result<Slice<K, V>> {
     const { assert!(size_of::<K>() <= PLACE_LEN) };
     let mut keys: Vec<K> = Vec::with_capacity(rows);
     let mut values: Vec<V> = Vec::with_capacity(rows);

@@ -180,11 +180,11 @@ fn harmless(round: usize) -> String {
         "app: nobody",
         &format!("ingress: [{{from: [{friends}], ports: [{{port: {}}}]}}]", 1 + round % 1000),
     );
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let ingress = format!("ingress: [{{from: [{friends}], ports: [{{port: 53, protocol: UDP}}]}}]");
         text += &policy("shop/more-ingress", "app: guarded", &ingress);
     }
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         let egress = format!(
             "policyTypes: [Egress], egress: [{{to: [{friends}]}}, {{to: [{friends}], ports: [{{port: 53}}]}}]"
         );

@@ -60,8 +60,11 @@ pub(super) fn uninstall(args: &Args) -> Result<()> {
         .build()
         .context("start a runtime")?
         .block_on(clear(&node, args.check))?;
-    while args.stay {
-        std::thread::park();
+    if args.stay {
+        // Parked threads may wake for no reason.
+        loop {
+            std::thread::park();
+        }
     }
     Ok(())
 }
