@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use api::{Attach, Attached, Attachment, Collected, Detached, Endpoint, Valid};
 use policy::PodRef;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use crate::datapath::Datapath;
 use crate::drift::{Kind, Mended};
 use crate::event::{Refusal, Reply};
+use crate::host_rules::HostRules;
 use crate::records::is_attachment_name;
 use crate::run::Agent;
 
@@ -76,6 +78,23 @@ impl<D: Datapath> Agent<D> {
                 && self.is_alive(other)
                 && other.ips.iter().any(|ip| attach.ips.contains(ip))
         });
+        for mapping in &attach.port_mappings {
+            let taken = self.records.iter().find(|other| {
+                !is_same(other, attach)
+                    && self.is_alive(other)
+                    && other.port_mappings.iter().any(|other| other.clashes_with(mapping))
+            });
+            if let Some(other) = taken {
+                let owner = pod_name(other).map_or_else(
+                    || format!("endpoint {}/{}", other.container_id, other.ifname),
+                    |pod| format!("Pod {pod}"),
+                );
+                return refuse(
+                    "port_mappings",
+                    format!("hostPort {mapping} of this node leads to {owner} already"),
+                );
+            }
+        }
         match other {
             Some(other) => refuse(
                 "ips",
@@ -177,6 +196,12 @@ impl<D: Datapath> Agent<D> {
 
     fn finish(&mut self, attach: &Attach) -> anyhow::Result<()> {
         self.datapath.attach_endpoint(attach.host_ifindex)?;
+        if !attach.port_mappings.is_empty()
+            && let Some(rules) = &mut self.host_rules
+        {
+            let others = self.records.iter().filter(|other| !is_same(other, attach));
+            rules.lead_to(others.chain([attach])).context("port_mappings")?;
+        }
         self.records.put(attach.clone())
     }
 
@@ -228,6 +253,21 @@ impl<D: Datapath> Agent<D> {
             self.remove(attachment);
         }
         self.farewells.push(Farewell::Collected(reply, Collected { removed }));
+    }
+
+    /// Ports of the host lead to nobody who has left, or was not taken in after all.
+    pub(crate) fn free_ports(&mut self) {
+        if self.host_rules.as_ref().is_some_and(HostRules::leads_anywhere) {
+            self.lead_ports();
+        }
+    }
+
+    /// Makes the ports of the host lead to the endpoints on record.
+    pub(crate) fn lead_ports(&mut self) {
+        let Some(rules) = &mut self.host_rules else { return };
+        let done = rules.lead_to(self.records.iter());
+        let complaints = done.err().map(|error| format!("port_mappings: {error:#}"));
+        self.complain("host ports", complaints.into_iter().collect());
     }
 
     /// The rows of those who left are gone.

@@ -149,8 +149,9 @@ async fn serve(config: Config) -> Result<()> {
         Routes::new(handle.clone(), underlays.clone(), config.routing, device, dataplane.overlay()?)?;
     let mut agent = Agent::new(&config.node, dataplane, records, neighbourhood);
     agent.masquerade = Masquerade::new(masquerades, config.non_masquerade_cidrs);
-    agent.host_rules = host_rules;
     agent.awaits_conflist = plugin.is_some();
+    agent.host_rules = Some(host_rules);
+    agent.lead_ports();
 
     let (events, queue) = mpsc::channel(256);
     let disturbed = Rc::new(Notify::new());

@@ -246,6 +246,7 @@ impl<D: Datapath> Agent<D> {
         // Before anybody hears that an endpoint is gone: its link goes next.
         let node_ips = self.world.node().map_or(&[][..], |node| &node.ips);
         self.wirings.send_if_modified(|last| last.follow(&self.records, node_ips));
+        self.free_ports();
         self.say_farewell();
         if self.move_at.is_some_and(|at| at <= now) {
             self.move_programs(now);

@@ -119,6 +119,7 @@ fn attach(name: &str, ifindex: u32) -> Attach {
         host_ifindex: ifindex,
         ips: vec![ip(ifindex)],
         mac: None,
+        port_mappings: Vec::new(),
     }
 }
 

@@ -18,7 +18,9 @@ mod flow;
 mod revision;
 mod status;
 
-pub use endpoint::{Attach, Attached, Attachment, Collected, Detached, Endpoint, PodRef, Valid};
+pub use endpoint::{
+    Attach, Attached, Attachment, Collected, Detached, Endpoint, PodRef, PortMapping, Transport, Valid,
+};
 pub use explain::{End, ExplainQuery, Explanation, Miss, PolicyPlace, Reason, RulePlace, Side};
 pub use flow::{Flow, FlowEnd, FlowLine, FlowQuery, PolicyRef, VerdictKind, protocol_name};
 pub use revision::{file_digest, revision_of_digests, source_revision};

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::Attachment;
+use api::{Attachment, PortMapping};
 use ipnet::IpNet;
 use netlink::{HOST_MAC, Mac};
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::invocation::is_identifier;
+use crate::port_mapping;
 use crate::spec::{Failure, Version, code, supported_versions};
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/weir/cni";
@@ -117,6 +118,11 @@ impl Config {
         }
     }
 
+    /// Ports of the host that are to lead to the pod (capability `portMappings`).
+    pub(crate) fn port_mappings(&self) -> Result<Vec<PortMapping>, Failure> {
+        port_mapping::read(&self.input["runtimeConfig"]["portMappings"])
+    }
+
     /// Capabilities the pod asks for that do nothing yet.
     pub(crate) fn ignored_capabilities(&self) -> Vec<&'static str> {
         let asked = |name: &&str| match &self.input["runtimeConfig"][*name] {
@@ -124,7 +130,7 @@ impl Config {
             Value::Object(map) => !map.is_empty(),
             _ => false,
         };
-        ["portMappings", "bandwidth"].into_iter().filter(asked).collect()
+        ["bandwidth"].into_iter().filter(asked).collect()
     }
 
     /// How long the agent may be away before `STATUS` says so.
@@ -179,7 +185,7 @@ impl Config {
     }
 }
 
-fn wrong(field: &str, problem: &str) -> Failure {
+pub(crate) fn wrong(field: &str, problem: &str) -> Failure {
     Failure::new(code::CONFIGURATION, format!("network configuration: {field} is {problem}"))
 }
 
@@ -299,7 +305,7 @@ mod tests {
         );
         let asked =
             config(r#""runtimeConfig":{"portMappings":[{"hostPort":80}],"bandwidth":{"ingressRate":1}}"#);
-        assert_eq!(asked.ignored_capabilities(), ["portMappings", "bandwidth"]);
+        assert_eq!(asked.ignored_capabilities(), ["bandwidth"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod endpoint;
 mod invocation;
 mod ipam;
 mod ipam_store;
+mod port_mapping;
 mod rehearsal;
 mod result;
 mod spec;

@@ -120,7 +120,7 @@ impl CtEntry {
     pub const RESET: u32 = 16;
     /// The first packet came through the host's stack: replies go back through it.
     pub const VIA_HOST: u32 = 32;
-    /// Begun by the node itself towards its own pod.
+    /// Begun by the node itself towards its own pod, or by the pod towards itself by a port of the host.
     pub const FROM_NODE: u32 = 64;
     /// TCP said goodbye in both directions, or was reset: only repetitions are still to come.
     pub const CLOSED: u32 = 128;

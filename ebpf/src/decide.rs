@@ -192,10 +192,13 @@ fn ends(from_low: bool, judgement: &Judgement) -> (u32, u32) {
 fn first_packet(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
     let from_pod = sighting.is_at(Hook::FromPod);
     let to_pod = sighting.is_at(Hook::ToPod);
-    // The node itself made the packet: it came in by no device.
     // SAFETY: reading a field of the context that the kernel lets tc programs read.
-    let from_node = to_pod && unsafe { (*skb).ingress_ifindex } == 0;
-    let mut flags = if from_node { CtEntry::FROM_NODE } else { 0 };
+    let came_by = unsafe { (*skb).ingress_ifindex };
+    // The node itself made the packet: it came in by no device.
+    let from_node = to_pod && came_by == 0;
+    // Or the pod itself, and a port of the host turned it round: by its device comes nothing else.
+    let from_itself = to_pod && came_by == sighting.ifindex;
+    let mut flags = if from_node || from_itself { CtEntry::FROM_NODE } else { 0 };
     judge(&sighting.key, sighting.from_low != 0, flags, &mut sighting.judgement);
     let initiator = sighting.judgement.initiator_ifindex;
     let responder = sighting.judgement.responder_ifindex;

@@ -1,7 +1,7 @@
 //! Tables of nf_tables against the real kernel, in namespaces of their own. Needs root.
 
 use netlink::Netns;
-use netlink::nftables::{Chain, Expression, Hook, Nftables, Register, Table};
+use netlink::nftables::{Chain, Expression, Family, Field, Hook, Nftables, Register, Set, Table, Words};
 
 const A: Register = Register::A;
 
@@ -18,11 +18,32 @@ fn table(name: &'static str, mark: u32) -> Table {
     ];
     let chain = |name, hook, rules| Chain { name, hook, rules };
     let chains = vec![
-        chain("prerouting", Hook::Prerouting, vec![]),
+        chain("prerouting", Hook::Prerouting, vec![translation()]),
         chain("output", Hook::Output, vec![]),
         chain("postrouting", Hook::Postrouting, vec![rule]),
     ];
-    Table { name, chains }
+    let key = Words::default().protocol(6).port(8080);
+    let value = Words::default().address([10, 244, 0, 2].into()).port(80);
+    let ports = Set {
+        name: "ports",
+        key: &[Field::Protocol, Field::Port],
+        value: &[Field::V4, Field::Port],
+        rows: vec![(key, value)],
+    };
+    Table { name, sets: vec![ports], chains }
+}
+
+/// What is sent to a port in the map goes where the map says.
+fn translation() -> Vec<Expression> {
+    let (to, port) = (Register::word(10), Register::word(11));
+    vec![
+        Expression::Family { into: A },
+        Expression::Equal { register: A, value: vec![Family::V4.number()] },
+        Expression::Protocol { into: A },
+        Expression::DestinationPort { into: Register::word(1) },
+        Expression::Lookup { set: "ports", key: A, into: Some(to) },
+        Expression::Translate { family: Family::V4, address: to, port },
+    ]
 }
 
 fn inside(test: impl FnOnce(Nftables) + Send) {
@@ -52,6 +73,11 @@ fn a_change_by_others_shows_and_their_tables_are_left_alone() {
         nftables.replace(&table("weir", 1)).unwrap();
         let ours = nftables.read("weir").unwrap();
         assert_eq!(ours.as_ref(), theirs.as_ref(), "a name makes no difference to what is in it");
+
+        let mut other = table("weir", 1);
+        other.sets[0].rows[0].1 = Words::default().address([10, 244, 0, 3].into()).port(80);
+        nftables.replace(&other).unwrap();
+        assert_ne!(nftables.read("weir").unwrap(), ours, "another row of a map");
 
         let mut fewer = table("weir", 1);
         fewer.chains[2].rules.clear();

@@ -7,6 +7,7 @@
 
 mod apply;
 pub mod assemble;
+mod capability;
 mod cgroup;
 pub mod change;
 pub mod client;

@@ -56,6 +56,7 @@ impl Pod {
                 namespace: plan.namespace.clone(),
                 name: plan.name.clone(),
                 uid: plan.uid.clone(),
+                object: plan.object.clone(),
             };
             Some(Wiring { netns, container })
         };

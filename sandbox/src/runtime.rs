@@ -11,10 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use netlink::Netns;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::capability::runtime_config;
 use crate::process;
 
 /// The plugins that wire a node's pods, in order.
@@ -36,6 +37,8 @@ pub(crate) struct Container {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) uid: String,
+    /// The pod's object: what it asks of plugins is in there.
+    pub(crate) object: Value,
 }
 
 /// The pod's interface, everywhere.
@@ -118,8 +121,8 @@ impl Conflist {
         previous: Option<&Value>,
     ) -> Result<Vec<u8>, Refusal> {
         let kind = type_of(plugin);
-        let config = self.config(plugin, previous);
-        let Container { id, netns, namespace, name, uid } = container;
+        let Container { id, netns, namespace, name, uid, object } = container;
+        let config = self.config(plugin, object, previous);
         let mut process = Command::new(self.cni_path.join(kind));
         process
             .env_clear()
@@ -161,14 +164,13 @@ impl Conflist {
     }
 
     /// A plugin's own configuration, made whole as libcni does.
-    fn config(&self, plugin: &Value, previous: Option<&Value>) -> Value {
+    fn config(&self, plugin: &Value, object: &Value, previous: Option<&Value>) -> Value {
         let mut config = plugin.clone();
         config["name"] = self.name.clone().into();
         config["cniVersion"] = self.version.clone().into();
         if let Some(fields) = config.as_object_mut() {
-            // The runtime fills in what the plugin says it can do. Nothing here asks for any of it.
-            if fields.remove("capabilities").is_some() {
-                fields.insert("runtimeConfig".into(), json!({}));
+            if let Some(capabilities) = fields.remove("capabilities") {
+                fields.insert("runtimeConfig".into(), runtime_config(object, &capabilities));
             }
             if let Some(previous) = previous {
                 fields.insert("prevResult".into(), previous.clone());
@@ -223,6 +225,8 @@ impl std::fmt::Display for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -231,11 +235,11 @@ mod tests {
             {"type":"weir-cni","mtu":1500,"capabilities":{"ips":true}},{"type":"other"}]}"#;
         let conflist = Conflist::parse(text, Path::new("/opt/cni/bin")).unwrap();
         assert_eq!(
-            conflist.config(&conflist.plugins[0], None),
+            conflist.config(&conflist.plugins[0], &json!({}), None),
             json!({"type":"weir-cni","mtu":1500,"name":"weir","cniVersion":"1.1.0","runtimeConfig":{}})
         );
         assert_eq!(
-            conflist.config(&conflist.plugins[1], Some(&json!({"ips":[]}))),
+            conflist.config(&conflist.plugins[1], &json!({}), Some(&json!({"ips":[]}))),
             json!({"type":"other","name":"weir","cniVersion":"1.1.0","prevResult":{"ips":[]}})
         );
     }

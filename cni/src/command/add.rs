@@ -76,6 +76,7 @@ impl Attempt<'_> {
         inside: &Handle,
     ) -> Result<Wiring, Failure> {
         let Invocation { container_id, ifname, .. } = self.invocation;
+        let port_mappings = config.port_mappings()?;
         let wiring = self.lease(config)?;
         let (host_link, pod_link) = match wiring.make_link(&self.host, netns).await {
             Ok(links) => links,
@@ -95,6 +96,7 @@ impl Attempt<'_> {
             host_ifindex: host_link,
             ips: wiring.ips.clone(),
             mac: Some(wiring.mac),
+            port_mappings,
         };
         self.agent.attach(&attach).await?;
         if let Err(failure) = status::Note::of(config).and_then(|note| note.agent_is_there()) {

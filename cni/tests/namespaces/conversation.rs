@@ -218,14 +218,21 @@ fn an_address_and_a_mac_can_be_asked_for() {
 }
 
 #[test]
-fn port_mappings_are_warned_about_and_harm_nothing() {
+fn ports_of_the_host_are_handed_on_or_refused_by_name() {
     let (node, pod) = (Node::new(), netns());
     let mut config = node.config();
     config["runtimeConfig"] =
-        json!({ "portMappings": [{ "hostPort": 80, "containerPort": 80, "protocol": "tcp" }] });
-    let added = node.run(&attachment("ADD", "c1", pod.path()), &config);
-    added.ok();
-    assert!(added.stderr.contains("runtimeConfig.portMappings is not carried out"), "{added:?}");
+        json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] });
+    node.run(&attachment("ADD", "c1", pod.path()), &config).ok();
+    let attach = node.books().endpoints.values().next().unwrap().clone();
+    assert_eq!(attach.port_mappings[0].to_string(), "8080/TCP");
+    node.run(&attachment("DEL", "c1", pod.path()), &config).ok();
+
+    config["runtimeConfig"] = json!({ "portMappings": [{ "hostPort": 0, "containerPort": 80 }] });
+    let refused = node.run(&attachment("ADD", "c1", pod.path()), &config);
+    assert_eq!(refused.code(), 7);
+    assert!(refused.stdout.contains("runtimeConfig.portMappings[0].hostPort"), "{refused:?}");
+    node.must_be_empty();
 }
 
 #[test]

@@ -9,7 +9,12 @@ pub(super) const NEW_CHAIN: u16 = 3;
 pub(super) const GET_CHAIN: u16 = 4;
 pub(super) const NEW_RULE: u16 = 6;
 pub(super) const GET_RULE: u16 = 7;
+pub(super) const NEW_SET: u16 = 9;
+pub(super) const GET_SET: u16 = 10;
+pub(super) const NEW_ROWS: u16 = 12;
+pub(super) const GET_ROWS: u16 = 13;
 
+const CONNTRACK: u16 = 1;
 const NF_TABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -43,13 +48,27 @@ impl Attributes {
     }
 
     pub(super) fn nested(self, kind: u16, inside: Self) -> Self {
-        self.bytes(kind | NESTED, &inside.0)
+        self.nested_bytes(kind, &inside.0)
+    }
+
+    /// A list that was read.
+    pub(super) fn nested_bytes(self, kind: u16, inside: &[u8]) -> Self {
+        self.bytes(kind | NESTED, inside)
     }
 }
 
 /// A message to nf_tables, numbered when it is sent.
 pub(super) fn message(kind: u16, flags: i32, attributes: &Attributes) -> Vec<u8> {
     frame(NF_TABLES << 8 | kind, flags, NFPROTO_INET, 0, &attributes.0)
+}
+
+/// Asks for every connection that netfilter knows.
+pub(super) fn list_connections() -> Vec<u8> {
+    frame(CONNTRACK << 8 | 1, libc::NLM_F_DUMP, 0, 0, &[])
+}
+
+pub(super) fn forget_connection(family: u8, attributes: &Attributes) -> Vec<u8> {
+    frame(CONNTRACK << 8 | 2, libc::NLM_F_ACK, family, 0, &attributes.0)
 }
 
 /// Numbers `messages` from `first` on, makes them one transaction and asks for word of its end. Returns the number of the
@@ -84,8 +103,8 @@ fn frame(kind: u16, flags: i32, family: u8, resource: u16, rest: &[u8]) -> Vec<u
 /// What the kernel says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer<'a> {
-    /// An object's attributes.
-    Object(&'a [u8]),
+    /// An object's family and attributes.
+    Object(u8, &'a [u8]),
     /// Zero is an acknowledgement.
     Error(i32),
     Done,
@@ -102,7 +121,7 @@ pub(super) fn answers(mut bytes: &[u8]) -> impl Iterator<Item = (u32, bool, Answ
         let answer = match kind {
             libc::NLMSG_ERROR => Answer::Error(u32_at(this, HEADER)? as i32),
             libc::NLMSG_DONE => Answer::Done,
-            _ => Answer::Object(this.get(NETFILTER_HEADER..)?),
+            _ => Answer::Object(*this.get(HEADER)?, this.get(NETFILTER_HEADER..)?),
         };
         Some((u32_at(this, 8)?, flags & libc::NLM_F_DUMP_INTR != 0, answer))
     })

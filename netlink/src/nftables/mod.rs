@@ -3,17 +3,21 @@
 //! Only the expressions that Weir's rules need, in the kernel's own words (`linux/netfilter/nf_tables.h`). What the rules
 //! are for is said by who makes them. No `nft` is needed; `nft list ruleset` shows them.
 
+mod conntrack;
 mod expression;
 mod message;
+mod set;
 mod socket;
 
-pub use expression::{Expression, Register};
+pub use expression::{End, Expression, Family, Register};
+pub use set::{Field, Set, Words};
 pub use socket::{Nftables, Snapshot};
 
 /// A table of family `inet`: it sees IPv4 and IPv6.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     pub name: &'static str,
+    pub sets: Vec<Set>,
     pub chains: Vec<Chain>,
 }
 

@@ -64,6 +64,9 @@ impl Nftables {
     pub fn replace(&self, table: &Table) -> Result<()> {
         // The first makes sure that there is one to delete.
         let mut messages = vec![new_table(table.name), delete_table(table.name), new_table(table.name)];
+        for (number, set) in (1..).zip(&table.sets) {
+            messages.extend(set.messages(table.name, number));
+        }
         messages.extend(table.chains.iter().map(|chain| new_chain(table.name, chain)));
         for chain in &table.chains {
             messages.extend(chain.rules.iter().map(|rule| new_rule(table.name, chain.name, rule)));
@@ -86,19 +89,24 @@ impl Nftables {
 
     fn snapshot(&self, name: &str) -> io::Result<Option<Snapshot>> {
         let mut objects = Vec::new();
-        // Of a chain: its name, hook, policy, type and flags. Of a rule: its chain and expressions.
+        // Of a chain: its name, hook, policy, type and flags. Of a rule: its chain and expressions. Of a set: its name,
+        // flags, and the types of its keys and values.
         for (get, owner, counts) in [
             (message::GET_TABLE, TABLE_NAME, &[2][..]),
             (message::GET_CHAIN, IN_TABLE, &[3, 4, 5, 7, 10]),
             (message::GET_RULE, IN_TABLE, &[2, 4]),
+            (message::GET_SET, IN_TABLE, &[2, 3, 4, 5, 6, 7]),
         ] {
-            for object in self.dump(get)? {
+            for (_, object) in self.dump(&message(get, libc::NLM_F_DUMP, &Attributes::default()))? {
                 let is_ours = |(kind, value): (u16, &[u8])| {
                     kind == owner && value.strip_suffix(&[0]) == Some(name.as_bytes())
                 };
                 if attributes(&object).any(is_ours) {
                     let counting = attributes(&object).filter(|(kind, _)| counts.contains(kind));
                     objects.push((get, counting.map(|(_, value)| value.to_vec()).collect()));
+                    if get == message::GET_SET {
+                        objects.push((message::GET_ROWS, self.rows(name, &object)?));
+                    }
                 }
             }
             if objects.is_empty() {
@@ -108,11 +116,44 @@ impl Nftables {
         Ok(Some(Snapshot { objects }))
     }
 
+    /// Keys and values of a set, sorted: the kernel keeps them in no order.
+    fn rows(&self, table: &str, set: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let name = attributes(set).find(|(kind, _)| *kind == 2).map(|(_, value)| value).unwrap_or_default();
+        let asked = Attributes::default().text(1, table).bytes(2, name);
+        let mut rows = Vec::new();
+        for (_, part) in self.dump(&message(message::GET_ROWS, libc::NLM_F_DUMP, &asked))? {
+            let lists = attributes(&part).filter(|(kind, _)| *kind == 3);
+            for (_, row) in lists.flat_map(|(_, list)| attributes(list)) {
+                let counting = attributes(row).filter(|(kind, _)| matches!(kind, 1 | 2));
+                rows.push(counting.flat_map(|(_, value)| value).copied().collect());
+            }
+        }
+        rows.sort();
+        Ok(rows)
+    }
+
+    /// Every connection that netfilter knows: family and attributes.
+    pub(super) fn connections(&self) -> io::Result<Vec<(u8, Vec<u8>)>> {
+        self.dump(&message::list_connections())
+    }
+
     fn commit(&self, messages: Vec<Vec<u8>>) -> io::Result<()> {
         let first = self.number.get();
         let (bytes, awaited) = message::batch(messages, first);
         self.number.set(awaited + 2);
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        self.say(&bytes, first, awaited)
+    }
+
+    /// One request beside transactions.
+    pub(super) fn change(&self, mut request: Vec<u8>) -> io::Result<()> {
+        let number = self.number.replace(self.number.get() + 1);
+        request[8..12].copy_from_slice(&number.to_ne_bytes());
+        self.say(&request, number, number)
+    }
+
+    /// Sends what has numbers from `first` on, and waits for the acknowledgement of one of them or the first error.
+    fn say(&self, bytes: &[u8], first: u32, awaited: u32) -> io::Result<()> {
+        send(self.socket.as_raw_fd(), bytes, MsgFlags::empty())?;
         let mut buffer = vec![0; LONGEST_READ];
         loop {
             let length = self.receive(&mut buffer)?;
@@ -121,17 +162,17 @@ impl Nftables {
                     // Of an earlier transaction, which was given up at its first error.
                     _ if number < first => {}
                     Answer::Error(0) if number == awaited => return Ok(()),
-                    Answer::Error(0) | Answer::Object(_) | Answer::Done => {}
+                    Answer::Error(0) | Answer::Object(..) | Answer::Done => {}
                     Answer::Error(negative) => return Err(io::Error::from_raw_os_error(-negative)),
                 }
             }
         }
     }
 
-    /// Every object of a kind, of all tables of our family.
-    fn dump(&self, get: u16) -> io::Result<Vec<Vec<u8>>> {
+    /// Every object that `request` asks for: family and attributes.
+    fn dump(&self, request: &[u8]) -> io::Result<Vec<(u8, Vec<u8>)>> {
         for _ in 0..ATTEMPTS {
-            if let Some(objects) = self.try_dump(get)? {
+            if let Some(objects) = self.try_dump(request.to_vec())? {
                 return Ok(objects);
             }
         }
@@ -139,9 +180,8 @@ impl Nftables {
     }
 
     /// `None` where somebody else changed something meanwhile.
-    fn try_dump(&self, get: u16) -> io::Result<Option<Vec<Vec<u8>>>> {
+    fn try_dump(&self, mut request: Vec<u8>) -> io::Result<Option<Vec<(u8, Vec<u8>)>>> {
         let asked = self.number.replace(self.number.get() + 1);
-        let mut request = message(get, libc::NLM_F_DUMP, &Attributes::default());
         request[8..12].copy_from_slice(&asked.to_ne_bytes());
         send(self.socket.as_raw_fd(), &request, MsgFlags::empty())?;
         let (mut objects, mut disturbed) = (Vec::new(), false);
@@ -152,7 +192,7 @@ impl Nftables {
                 disturbed |= interrupted;
                 match answer {
                     _ if number != asked => {}
-                    Answer::Object(object) => objects.push(object.to_vec()),
+                    Answer::Object(family, object) => objects.push((family, object.to_vec())),
                     Answer::Done => return Ok((!disturbed).then_some(objects)),
                     Answer::Error(0) => {}
                     Answer::Error(negative) if -negative == libc::EINTR => return Ok(None),

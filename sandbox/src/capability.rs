@@ -1,0 +1,54 @@
+//! What a runtime asks of plugins for a pod beyond an address: ports of the host, and limits of bandwidth.
+//!
+//! As containerd does it: from `hostPort` of the containers' ports, and from the two annotations that the kubelet's runtimes
+//! know. A plugin is asked only for what it says it can do.
+
+use serde_json::{Map, Value, json};
+
+/// `runtimeConfig` for a pod (its object in the API) of a plugin with these `capabilities`.
+pub(crate) fn runtime_config(object: &Value, capabilities: &Value) -> Value {
+    let mut asked = Map::new();
+    let can = |name: &str| capabilities.get(name) == Some(&Value::Bool(true));
+    let mappings = port_mappings(object);
+    if can("portMappings") && !mappings.is_empty() {
+        asked.insert("portMappings".into(), mappings.into());
+    }
+    asked.into()
+}
+
+fn port_mappings(object: &Value) -> Vec<Value> {
+    let list = |value: &Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
+    let containers = list(&object["spec"], "containers");
+    let ports = containers.iter().flat_map(|container| list(container, "ports"));
+    let mapped = ports.filter(|port| port["hostPort"].as_u64().is_some_and(|port| port != 0));
+    mapped
+        .map(|port| {
+            json!({
+                "hostPort": port["hostPort"],
+                "containerPort": port["containerPort"],
+                "protocol": port["protocol"].as_str().unwrap_or("TCP").to_lowercase(),
+                "hostIP": port["hostIP"].as_str().unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_is_asked_for_what_the_pod_wants_and_it_can_do() {
+        let pod = json!({ "spec": { "containers": [
+            { "ports": [{ "containerPort": 80, "hostPort": 8080 }, { "containerPort": 81 }] },
+            { "ports": [{ "containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "172.30.0.10" }] },
+        ] } });
+        let both = json!([
+            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "" },
+            { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "172.30.0.10" },
+        ]);
+        assert_eq!(runtime_config(&pod, &json!({ "portMappings": true })), json!({ "portMappings": both }));
+        assert_eq!(runtime_config(&pod, &json!({ "portMappings": false, "mac": true })), json!({}));
+        assert_eq!(runtime_config(&json!({}), &json!({ "portMappings": true })), json!({}));
+    }
+}
