@@ -35,6 +35,8 @@ pub(crate) trait Datapath {
     /// What pods begin to destinations beyond these blocks is marked for netfilter; `None`: nothing is. Whether anything had
     /// to be written.
     fn masquerade_beyond(&mut self, native: Option<&BTreeSet<Cidr>>) -> Result<bool>;
+    /// What is for the pods behind these interfaces, and no others, takes the queue of their device.
+    fn limit(&mut self, ifindexes: &BTreeSet<u32>) -> Result<()>;
     /// Puts an end to the pins of another layout, if there are any; the maps hold what they must.
     fn take_over(&mut self) -> Result<()>;
     fn attach_endpoint(&mut self, ifindex: u32) -> Result<()>;

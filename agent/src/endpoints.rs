@@ -3,6 +3,7 @@
 //! Taking one in: rows and programs are in place before the call is answered, and the link is down until then. Letting
 //! one go: rows leave first, so that the programs, attached until the link is gone, drop what the pod still sends.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -195,6 +196,11 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn finish(&mut self, attach: &Attach) -> anyhow::Result<()> {
+        if attach.ingress_limited {
+            let mut limited = self.limited();
+            limited.insert(attach.host_ifindex);
+            self.datapath.limit(&limited)?;
+        }
         self.datapath.attach_endpoint(attach.host_ifindex)?;
         if !attach.port_mappings.is_empty()
             && let Some(rules) = &mut self.host_rules
@@ -295,10 +301,20 @@ impl<D: Datapath> Agent<D> {
     fn leave(&mut self, attach: &Attach) {
         self.world.detach(&attach.container_id, &attach.ifname);
         self.world_changed();
+        if attach.ingress_limited
+            && let Err(error) = self.datapath.limit(&self.limited())
+        {
+            warn!(error = format!("{error:#}"), "a limit stays behind for now");
+        }
         if let Some(pod) = pod_name(attach) {
             attach.ips.iter().for_each(|ip| self.naming.departed(*ip, &pod));
         }
         self.departing.push(attach.host_ifindex);
+    }
+
+    fn limited(&self) -> BTreeSet<u32> {
+        let limited = self.records.iter().filter(|attach| attach.ingress_limited);
+        limited.map(|attach| attach.host_ifindex).collect()
     }
 
     /// Detaches the programs whose link is gone. Those of a link that is still there go on dropping its packets.
@@ -331,6 +347,9 @@ impl<D: Datapath> Agent<D> {
 
     /// Lets go of endpoints whose interface is gone, and mends what somebody else detached.
     pub(crate) fn reconcile(&mut self) {
+        if let Err(error) = self.datapath.limit(&self.limited()) {
+            warn!(error = format!("{error:#}"), "limits cannot be looked at");
+        }
         let gone: Vec<Attachment> =
             self.records.iter().filter(|attach| !self.is_alive(attach)).map(key).collect();
         for attachment in gone {

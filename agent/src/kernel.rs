@@ -91,6 +91,11 @@ impl Datapath for Dataplane {
         Ok(Dataplane::masquerade_beyond(self, native)?)
     }
 
+    fn limit(&mut self, ifindexes: &BTreeSet<u32>) -> Result<()> {
+        Dataplane::limit(self, ifindexes)?;
+        Ok(())
+    }
+
     fn take_over(&mut self) -> Result<()> {
         let Some(taken) = Dataplane::take_over(self)? else { return Ok(()) };
         match taken.connections {

@@ -25,6 +25,7 @@ pub(crate) struct Kernel {
     pub(crate) generation: u64,
     /// What is not masqueraded; `None`: nothing is.
     pub(crate) native: Option<BTreeSet<Cidr>>,
+    pub(crate) limited: BTreeSet<u32>,
     pub(crate) interfaces: BTreeMap<u32, String>,
     pub(crate) attached: BTreeSet<u32>,
     pub(crate) settled: BTreeSet<u32>,
@@ -100,6 +101,11 @@ impl Datapath for MemoryDatapath {
             kernel.log.push("native".into());
         }
         Ok(news)
+    }
+
+    fn limit(&mut self, ifindexes: &BTreeSet<u32>) -> Result<()> {
+        self.kernel.borrow_mut().limited = ifindexes.clone();
+        Ok(())
     }
 
     fn take_over(&mut self) -> Result<()> {

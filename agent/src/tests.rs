@@ -120,6 +120,7 @@ fn attach(name: &str, ifindex: u32) -> Attach {
         ips: vec![ip(ifindex)],
         mac: None,
         port_mappings: Vec::new(),
+        ingress_limited: false,
     }
 }
 

@@ -93,6 +93,9 @@ pub struct Attach {
     /// Ports of the node that lead to the endpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
+    /// What is for the endpoint must take the queue of the host's side of the pair, which limits it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ingress_limited: bool,
 }
 
 /// The endpoint's programs are attached and its compiled policy is in the maps.

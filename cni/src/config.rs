@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::bandwidth::Bandwidth;
 use crate::invocation::is_identifier;
 use crate::port_mapping;
 use crate::spec::{Failure, Version, code, supported_versions};
@@ -123,14 +124,9 @@ impl Config {
         port_mapping::read(&self.input["runtimeConfig"]["portMappings"])
     }
 
-    /// Capabilities the pod asks for that do nothing yet.
-    pub(crate) fn ignored_capabilities(&self) -> Vec<&'static str> {
-        let asked = |name: &&str| match &self.input["runtimeConfig"][*name] {
-            Value::Array(list) => !list.is_empty(),
-            Value::Object(map) => !map.is_empty(),
-            _ => false,
-        };
-        ["bandwidth"].into_iter().filter(asked).collect()
+    /// What the pod may take in and send (capability `bandwidth`).
+    pub(crate) fn bandwidth(&self) -> Result<Bandwidth, Failure> {
+        Bandwidth::read(&self.input["runtimeConfig"]["bandwidth"])
     }
 
     /// How long the agent may be away before `STATUS` says so.
@@ -296,16 +292,6 @@ mod tests {
         }
         assert!(config(r#""runtimeConfig":{"ips":["web"]}"#).wanted_ips().is_err());
         assert_eq!(config(r#""runtimeConfig":{"mac":"","ips":null}"#).wanted_mac().unwrap(), None);
-    }
-
-    #[test]
-    fn only_capabilities_a_pod_really_asks_for_are_mentioned() {
-        assert!(
-            config(r#""runtimeConfig":{"portMappings":[],"bandwidth":{}}"#).ignored_capabilities().is_empty()
-        );
-        let asked =
-            config(r#""runtimeConfig":{"portMappings":[{"hostPort":80}],"bandwidth":{"ingressRate":1}}"#);
-        assert_eq!(asked.ignored_capabilities(), ["bandwidth"]);
     }
 
     #[test]

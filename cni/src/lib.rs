@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod bandwidth;
 mod boot;
 mod command;
 mod config;

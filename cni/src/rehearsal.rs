@@ -57,7 +57,8 @@ fn paths(config: &Config) -> Result<(), Failure> {
 fn add(invocation: &Invocation, config: &Config) -> Result<Value, Failure> {
     invocation.pod()?;
     let prev_result = config.prev_result()?;
-    config.ignored_capabilities();
+    config.port_mappings()?;
+    config.bandwidth()?;
     paths(config)?;
     let wiring = add::Wanted::of(config)?.take(invocation, config, &mut Ledger::default())?;
     let netns = invocation.netns.clone().unwrap_or_default();

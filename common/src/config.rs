@@ -17,6 +17,8 @@ const _: () = assert!(size_of::<Config>() == 16 && align_of::<Config>() == 8);
 impl Config {
     /// What pods begin to destinations outside the node that are not in `NATIVE` leaves with the node's address.
     pub const MASQUERADE: u32 = 1;
+    /// `LIMITED` has rows.
+    pub const LIMITS: u32 = 2;
 }
 
 /// Value of the only `LOAD` row: what the programs keep in mind, and nobody else writes. Times are nanoseconds since boot.

@@ -126,6 +126,9 @@ impl CtEntry {
     pub const CLOSED: u32 = 128;
     /// The entry stands in `CT_HALF`.
     pub const OVERFLOWED: u32 = 256;
+    /// What is for the lower or the higher end takes the queue of its device, which limits it.
+    pub const LIMITED_LOW: u32 = 512;
+    pub const LIMITED_HIGH: u32 = 1024;
 
     /// The entry stands in `CT_HALF`.
     #[inline(always)]

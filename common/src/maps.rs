@@ -31,6 +31,8 @@ pub const FLOWS: &str = "FLOWS";
 pub const COUNTERS: &str = "COUNTERS";
 /// CIDR (128 bits, IPv4 mapped) -> 0: what pods reach by their own addresses. All else they reach by their node's.
 pub const NATIVE: &str = "NATIVE";
+/// The host side of a pod's veth -> 0: what is for the pod takes the queue of this device.
+pub const LIMITED: &str = "LIMITED";
 /// Socket and backend -> the `ServiceKey` that the program in the pod asked for.
 pub const SERVICE_SOCKETS: &str = "SERVICE_SOCKETS";
 /// Block of addresses (128 bits, IPv4 mapped) -> `TunnelRow`.

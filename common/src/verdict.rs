@@ -104,6 +104,10 @@ reasons! {
 /// or the reference CNI plugins use.
 pub const MASQUERADE_MARK: u32 = 1 << 24;
 
+/// The bit of a packet's mark by which `to_pod` knows what was judged already: it comes from another hook of ours, by way of
+/// the queue of the pod's device.
+pub const JUDGED_MARK: u32 = 1 << 25;
+
 /// Slots of the per-CPU counters: one for each reason, indexed by its number, then the events below.
 pub mod counter {
     pub const POLICY_LOOKUPS: u32 = 200;

@@ -8,6 +8,7 @@ mod counters;
 mod error;
 mod flows;
 mod kernel;
+mod limited;
 mod load;
 mod look;
 mod maps;
@@ -158,6 +159,12 @@ impl Dataplane {
     /// masquerade; `None`: nothing is. Whether anything had to be written.
     pub fn masquerade_beyond(&mut self, native: Option<&BTreeSet<Cidr>>) -> Result<bool, Error> {
         native::set(self, native)
+    }
+
+    /// From now on, what is for the pods behind these interfaces, and no others, takes the queue of their device. Whether
+    /// anything had to be written.
+    pub fn limit(&mut self, ifindexes: &BTreeSet<u32>) -> Result<bool, Error> {
+        limited::set(self, ifindexes)
     }
 
     /// Attaches the programs to the host's side of a pod's veth pair.

@@ -24,6 +24,8 @@ pub(crate) struct Maps {
     pub(crate) cidrs: LpmTrie<MapData, Addr, ClassId>,
     /// A set: the values say nothing.
     pub(crate) native: LpmTrie<MapData, Addr, u32>,
+    /// The same.
+    pub(crate) limited: HashMap<MapData, u32, u32>,
     pub(crate) rules: LpmTrie<MapData, RuleKey, RuleRow>,
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceRow>,
     pub(crate) backends: HashMap<MapData, BackendKey, BackendRow>,
@@ -73,6 +75,7 @@ impl Maps {
             peers: take!(ebpf, names::PEERS),
             cidrs: take!(ebpf, names::CIDRS),
             native: take!(ebpf, names::NATIVE),
+            limited: take!(ebpf, names::LIMITED),
             rules: take!(ebpf, names::RULES),
             services: take!(ebpf, names::SERVICES),
             backends: take!(ebpf, names::BACKENDS),

@@ -11,7 +11,7 @@ use common::service::ServiceKey;
 use common::verdict::{Direction, DropReason, PassReason};
 
 use crate::judge::{Judgement, endpoint, judge};
-use crate::maps::{NATIVE, SERVICES};
+use crate::maps::{LIMITED, NATIVE, SERVICES};
 use crate::packet::{Packet, fragment};
 use crate::sighting::{Hook, Sighting};
 use crate::verdict::{Path, Verdict};
@@ -127,13 +127,13 @@ fn established(sighting: &mut Sighting, entry: *mut CtEntry) -> Verdict {
         let path = if flags & CtEntry::VIA_HOST != 0 {
             via_host(flags, sighting.from_low != 0)
         } else if to != 0 {
-            Path::Endpoint(to)
+            into(sighting, flags, to)
         } else {
             Path::Network
         };
         (from == sighting.ifindex, path)
     } else if sighting.is_at(Hook::FromNet) {
-        (from == 0 && to != 0, Path::Endpoint(to))
+        (from == 0 && to != 0, into(sighting, flags, to))
     } else {
         (to == sighting.ifindex, Path::Stack)
     };
@@ -145,6 +145,31 @@ fn established(sighting: &mut Sighting, entry: *mut CtEntry) -> Verdict {
         Ok(()) => Verdict::pass(PassReason::Established, path),
         Err(reason) => drop(sighting, reason),
     }
+}
+
+/// To the pod behind this interface, from the other end of the connection.
+#[inline(always)]
+fn into(sighting: &mut Sighting, flags: u32, ifindex: u32) -> Path {
+    let limited = if sighting.from_low != 0 { CtEntry::LIMITED_HIGH } else { CtEntry::LIMITED_LOW };
+    if flags & limited == 0 {
+        return Path::Endpoint(ifindex);
+    }
+    let Sighting { hop, packet, .. } = sighting;
+    hop.set_neighbour(&packet.destination, ifindex);
+    Path::Queue
+}
+
+/// Which of a connection's ends are reached by the queue of their device: asked once, as long as their policy is the same.
+#[inline(never)]
+fn limits(low: u32, high: u32) -> u32 {
+    // SAFETY: a pointer into the only row of an array map, which is never freed.
+    let has_any = report::config().is_some_and(|config| unsafe { (*config).flags } & Config::LIMITS != 0);
+    if !has_any {
+        return 0;
+    }
+    // SAFETY: only asks whether the row is there.
+    let flag = |ifindex: u32, flag: u32| if unsafe { LIMITED.get(&ifindex) }.is_some() { flag } else { 0 };
+    flag(low, CtEntry::LIMITED_LOW) | flag(high, CtEntry::LIMITED_HIGH)
 }
 
 /// From a pod, on a connection that goes by the host's stack. One that the pod itself has begun is masqueraded; what it
@@ -168,8 +193,10 @@ fn judge_again(sighting: &mut Sighting, entry: *mut CtEntry) -> bool {
         return false;
     }
     let (low, high) = ends(from_low, judgement);
+    let limits = limits(low, high);
     // SAFETY: as above; another packet of the connection would write the same.
     unsafe {
+        (*entry).flags = (*entry).flags & !(CtEntry::LIMITED_LOW | CtEntry::LIMITED_HIGH) | limits;
         (*entry).low_ifindex = low;
         (*entry).high_ifindex = high;
         (*entry).epoch = sighting.epoch;
@@ -221,10 +248,12 @@ fn first_packet(skb: *mut __sk_buff, sighting: &mut Sighting) -> Verdict {
     } else if initiator != 0 {
         return drop(sighting, DropReason::Spoofed);
     }
+    let (low, high) = ends(sighting.from_low != 0, &sighting.judgement);
+    flags |= limits(low, high);
     let path = if to_pod {
         Path::Stack
     } else if responder != 0 {
-        Path::Endpoint(responder)
+        into(sighting, flags, responder)
     } else {
         Path::Network
     };

@@ -93,6 +93,9 @@ pub(crate) fn sweep(_ctx: TcContext) -> i32 {
 #[inline(always)]
 fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let skb = ctx.skb.skb;
+    if hook == Hook::ToPod && verdict::take_judged(skb) {
+        return verdict::NEXT;
+    }
     let Some(sighting) = Sighting::begin(skb, hook) else { return TC_ACT_SHOT };
     let mut parsed = packet::parse(skb, &mut sighting.packet);
     if hook == Hook::FromNet && parsed == packet::PARSED && overlay::is_to_port(&sighting.packet) {

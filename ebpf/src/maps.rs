@@ -37,6 +37,8 @@ pub(crate) static CIDRS: LpmTrie<Addr, ClassId> = LpmTrie::pinned(sizes::CIDRS_C
 #[map]
 pub(crate) static NATIVE: LpmTrie<Addr, u32> = LpmTrie::pinned(sizes::NATIVE_CAPACITY, 0);
 #[map]
+pub(crate) static LIMITED: HashMap<u32, u32> = HashMap::pinned(sizes::ENDPOINTS_CAPACITY, BPF_F_NO_PREALLOC);
+#[map]
 pub(crate) static RULES: LpmTrie<RuleKey, RuleRow> = LpmTrie::pinned(sizes::RULES_CAPACITY, 0);
 #[map]
 pub(crate) static SERVICES: HashMap<ServiceKey, ServiceRow> =

@@ -118,6 +118,21 @@ fn ask(skb: *mut __sk_buff, sighting: &mut Sighting) -> bool {
     true
 }
 
+impl Hop {
+    /// Somebody behind this device.
+    #[inline(always)]
+    pub(crate) fn set_neighbour(&mut self, address: &Addr, ifindex: u32) {
+        if address.is_v4() {
+            self.family = u32::from(AF_INET);
+            self.address = [address.0[3], 0, 0, 0];
+        } else {
+            self.family = u32::from(AF_INET6);
+            self.address = address.0;
+        }
+        self.ifindex = ifindex;
+    }
+}
+
 /// Sends the packet to its next hop.
 #[inline(always)]
 pub(crate) fn go(hop: &mut Hop) -> i32 {

@@ -2,13 +2,26 @@
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::helpers::bpf_redirect_peer;
-use common::verdict::{DropReason, MASQUERADE_MARK, PassReason};
+use common::verdict::{DropReason, JUDGED_MARK, MASQUERADE_MARK, PassReason};
 
 use crate::sighting::Sighting;
 use crate::{overlay, route};
 
 /// Leaves the packet to the next program, and in the end to the stack. `TC_ACT_OK` would end the chain.
 pub(crate) const NEXT: i32 = -1;
+
+/// Whether another hook of ours has judged the packet and sent it here by the queue of the device. It leaves us unmarked.
+#[inline(always)]
+pub(crate) fn take_judged(skb: *mut __sk_buff) -> bool {
+    // SAFETY: a field of the context that the kernel lets tc programs read and write.
+    unsafe {
+        let is_judged = (*skb).mark & JUDGED_MARK != 0;
+        if is_judged {
+            (*skb).mark &= !JUDGED_MARK;
+        }
+        is_judged
+    }
+}
 
 /// Which way a packet goes on.
 #[derive(Clone, Copy)]
@@ -19,6 +32,8 @@ pub(crate) enum Path {
     Masquerade,
     /// Straight into the pod behind this interface.
     Endpoint(u32),
+    /// Into the pod, by the queue of its device on the host's side: to the hop of the sighting.
+    Queue,
     /// Out of this node, by the kernel's routes.
     Network,
 }
@@ -38,8 +53,10 @@ const NETWORK: u64 = 3;
 const HOP: u64 = 4;
 /// To the stack, marked for netfilter.
 const MASQUERADE: u64 = 5;
-/// The same, wrapped for a node of the overlay.
+/// To the next hop, wrapped for a node of the overlay.
 const TUNNEL: u64 = 6;
+/// To the hop of the sighting, marked for `to_pod`.
+const QUEUE: u64 = 7;
 
 impl Verdict {
     /// No verdict yet.
@@ -56,6 +73,7 @@ impl Verdict {
             Path::Stack => STACK << 8,
             Path::Masquerade => MASQUERADE << 8,
             Path::Endpoint(ifindex) => ENDPOINT << 8 | u64::from(ifindex) << 32,
+            Path::Queue => QUEUE << 8,
             Path::Network => NETWORK << 8,
         };
         Self(path | reason as u64)
@@ -103,6 +121,11 @@ impl Verdict {
             HOP => route::go(&mut sighting.hop),
             TUNNEL => overlay::send(skb, sighting, (self.0 >> 32) as u32),
             STACK => NEXT,
+            QUEUE => {
+                // SAFETY: a field of the context that the kernel lets tc programs write.
+                unsafe { (*skb).mark |= JUDGED_MARK };
+                route::go(&mut sighting.hop)
+            }
             MASQUERADE => {
                 // SAFETY: a field of the context that the kernel lets tc programs write.
                 unsafe { (*skb).mark |= MASQUERADE_MARK };

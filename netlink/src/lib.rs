@@ -17,6 +17,7 @@ mod neighbour;
 mod netns;
 pub mod nftables;
 mod route;
+mod shaping;
 mod sysctl;
 mod vxlan;
 
@@ -30,6 +31,7 @@ pub use monitor::{Change, Monitor};
 pub use neighbour::Neighbour;
 pub use netns::{Netns, NetnsGuard};
 pub use route::Route;
+pub use shaping::Limit;
 pub use sysctl::{read_sysctl, sysctl};
 pub use vxlan::VxlanSpec;
 

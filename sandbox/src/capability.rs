@@ -13,6 +13,10 @@ pub(crate) fn runtime_config(object: &Value, capabilities: &Value) -> Value {
     if can("portMappings") && !mappings.is_empty() {
         asked.insert("portMappings".into(), mappings.into());
     }
+    let limits = bandwidth(object);
+    if can("bandwidth") && !limits.is_empty() {
+        asked.insert("bandwidth".into(), limits.into());
+    }
     asked.into()
 }
 
@@ -33,6 +37,39 @@ fn port_mappings(object: &Value) -> Vec<Value> {
         .collect()
 }
 
+/// The largest burst that there is: containerd's way to say nothing of it.
+const NO_BURST: u32 = u32::MAX;
+
+/// As the kubelet's runtimes do, an annotation that is no quantity of bits limits nothing.
+fn bandwidth(object: &Value) -> Map<String, Value> {
+    let annotations = &object["metadata"]["annotations"];
+    let mut limits = Map::new();
+    for direction in ["ingress", "egress"] {
+        let annotation = &annotations[format!("kubernetes.io/{direction}-bandwidth")];
+        if let Some(bits) = annotation.as_str().and_then(quantity) {
+            limits.insert(format!("{direction}Rate"), bits.into());
+            limits.insert(format!("{direction}Burst"), NO_BURST.into());
+        }
+    }
+    limits
+}
+
+/// `8M`, `1Gi`, `500k`, `1000000`.
+fn quantity(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "k" => 1000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +87,21 @@ mod tests {
         assert_eq!(runtime_config(&pod, &json!({ "portMappings": true })), json!({ "portMappings": both }));
         assert_eq!(runtime_config(&pod, &json!({ "portMappings": false, "mac": true })), json!({}));
         assert_eq!(runtime_config(&json!({}), &json!({ "portMappings": true })), json!({}));
+    }
+
+    #[test]
+    fn annotations_limit_bandwidth_in_bits() {
+        let asked = |ingress: &str| {
+            let annotations = json!({ "kubernetes.io/ingress-bandwidth": ingress });
+            let pod = json!({ "metadata": { "annotations": annotations } });
+            runtime_config(&pod, &json!({ "bandwidth": true }))
+        };
+        for (text, bits) in [("8M", 8_000_000_u64), ("1Gi", 1 << 30), ("500k", 500_000), ("12345", 12345)] {
+            let expected = json!({ "bandwidth": { "ingressRate": bits, "ingressBurst": u32::MAX } });
+            assert_eq!(asked(text), expected, "{text}");
+        }
+        for text in ["", "fast", "8X", "-1"] {
+            assert_eq!(asked(text), json!({}), "{text}");
+        }
     }
 }

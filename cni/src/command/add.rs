@@ -24,9 +24,6 @@ use crate::wiring::Wiring;
 pub(crate) async fn run(invocation: &Invocation, config: &Config) -> Result<Value, Failure> {
     let pod = invocation.pod()?;
     let prev_result = config.prev_result()?;
-    for capability in config.ignored_capabilities() {
-        eprintln!("weir-cni: runtimeConfig.{capability} is not carried out by this version");
-    }
     let netns = open_netns(invocation)?;
     let inside = Handle::in_netns(&netns)?;
     if inside.link_by_name(&invocation.ifname).await?.is_some() {
@@ -76,7 +73,7 @@ impl Attempt<'_> {
         inside: &Handle,
     ) -> Result<Wiring, Failure> {
         let Invocation { container_id, ifname, .. } = self.invocation;
-        let port_mappings = config.port_mappings()?;
+        let (port_mappings, bandwidth) = (config.port_mappings()?, config.bandwidth()?);
         let wiring = self.lease(config)?;
         let (host_link, pod_link) = match wiring.make_link(&self.host, netns).await {
             Ok(links) => links,
@@ -85,6 +82,13 @@ impl Attempt<'_> {
         self.made.host_link = Some(host_link);
         wiring.wire_pod(inside, netns, pod_link).await?;
         wiring.wire_host(&self.host, host_link).await?;
+        // What a side of the pair sends is what the other takes in.
+        if let Some(limit) = &bandwidth.egress {
+            inside.limit(pod_link, limit).await?;
+        }
+        if let Some(limit) = &bandwidth.ingress {
+            self.host.limit(host_link, limit).await?;
+        }
 
         self.made.attached = true;
         let attach = Attach {
@@ -97,6 +101,7 @@ impl Attempt<'_> {
             ips: wiring.ips.clone(),
             mac: Some(wiring.mac),
             port_mappings,
+            ingress_limited: bandwidth.ingress.is_some(),
         };
         self.agent.attach(&attach).await?;
         if let Err(failure) = status::Note::of(config).and_then(|note| note.agent_is_there()) {

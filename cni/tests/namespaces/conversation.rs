@@ -218,21 +218,36 @@ fn an_address_and_a_mac_can_be_asked_for() {
 }
 
 #[test]
-fn ports_of_the_host_are_handed_on_or_refused_by_name() {
+fn ports_of_the_host_and_limits_are_handed_on_or_refused_by_name() {
     let (node, pod) = (Node::new(), netns());
     let mut config = node.config();
-    config["runtimeConfig"] =
-        json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] });
+    config["runtimeConfig"] = json!({
+        "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
+        "bandwidth": { "ingressRate": 8_000_000, "ingressBurst": 4_294_967_295_u32, "egressRate": 16_000_000 },
+    });
     node.run(&attachment("ADD", "c1", pod.path()), &config).ok();
     let attach = node.books().endpoints.values().next().unwrap().clone();
     assert_eq!(attach.port_mappings[0].to_string(), "8080/TCP");
+    assert!(attach.ingress_limited);
+    block_on(async {
+        let (host, inside) = (Handle::in_netns(&node.netns).unwrap(), Handle::in_netns(&pod).unwrap());
+        assert_eq!(host.queues(attach.host_ifindex).await.unwrap(), ["tbf"]);
+        let eth0 = inside.link_by_name("eth0").await.unwrap().unwrap();
+        assert_eq!(inside.queues(eth0.index).await.unwrap(), ["tbf"]);
+    });
     node.run(&attachment("DEL", "c1", pod.path()), &config).ok();
-
-    config["runtimeConfig"] = json!({ "portMappings": [{ "hostPort": 0, "containerPort": 80 }] });
-    let refused = node.run(&attachment("ADD", "c1", pod.path()), &config);
-    assert_eq!(refused.code(), 7);
-    assert!(refused.stdout.contains("runtimeConfig.portMappings[0].hostPort"), "{refused:?}");
     node.must_be_empty();
+
+    for (asked, named) in [
+        (json!({ "portMappings": [{ "hostPort": 0, "containerPort": 80 }] }), "portMappings[0].hostPort"),
+        (json!({ "bandwidth": { "ingressRate": "fast" } }), "bandwidth.ingressRate"),
+    ] {
+        config["runtimeConfig"] = asked;
+        let refused = node.run(&attachment("ADD", "c1", pod.path()), &config);
+        assert_eq!(refused.code(), 7);
+        assert!(refused.stdout.contains(named), "{refused:?}");
+        node.must_be_empty();
+    }
 }
 
 #[test]

@@ -435,6 +435,7 @@ async fn an_endpoint_is_taken_in_with_its_policies_and_no_silence_of_the_server_
             ips: vec!["10.244.0.1".parse().unwrap()],
             mac: None,
             port_mappings: Vec::new(),
+            ingress_limited: false,
         };
         events.send(Event::Call(Call::Attach(attach, reply))).await.unwrap();
         sleep(Duration::from_millis(500)).await;
