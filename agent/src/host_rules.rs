@@ -42,20 +42,23 @@ pub(crate) struct HostRules {
 }
 
 impl HostRules {
-    /// Puts the rules for masquerading in place, or takes an earlier agent's away.
-    pub(crate) fn new(masquerade: bool) -> Result<Self> {
+    /// Puts the rules in place of an earlier agent's, in one step: what has been translated goes on.
+    pub(crate) fn new<'a>(masquerade: bool, endpoints: impl IntoIterator<Item = &'a Attach>) -> Result<Self> {
         let nftables = match Nftables::new() {
             Ok(nftables) => Some(nftables),
             Err(error) if masquerade => return Err(error).context("--masquerade"),
             Err(_) => None,
         };
-        let mut rules = Self { nftables, masquerade, ports: BTreeSet::new(), written: None };
+        let ports = endpoints.into_iter().flat_map(host_ports).collect();
+        let mut rules = Self { nftables, masquerade, ports, written: None };
         match rules.apply() {
             Err(error) if masquerade => return Err(error).context("--masquerade"),
-            Err(_) => {
+            Err(_) if rules.ports.is_empty() => {
                 info!("this kernel has no nf_tables: ports of the host cannot lead to pods");
                 rules.nftables = None;
             }
+            // Whoever asks for them next tries again.
+            Err(_) => rules.ports.clear(),
             Ok(()) => {}
         }
         Ok(rules)

@@ -132,9 +132,8 @@ async fn serve(config: Config) -> Result<()> {
     info!(node = config.node, adopted = dataplane.adopted(), "datapath open");
 
     let masquerades = config.masquerades();
-    let host_rules = HostRules::new(masquerades)?;
-
     let records = Records::load(config.cni_state.join("endpoints"))?;
+    let host_rules = HostRules::new(masquerades, records.iter())?;
     let plugin = match &config.conflist {
         // The runtime runs the plugin elsewhere.
         Some(path) => Some(Plugin {

@@ -1,8 +1,8 @@
 //! Ports of the node that lead to its pods (`hostPort`), by real traffic over both families. Needs root and the binaries
 //! beside this one (`cargo xtask test netns` builds them).
 
-use std::io::{self, BufRead as _, BufReader};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::net::{Shutdown, SocketAddr, UdpSocket};
 
 use netlink::Netns;
 use netlink::nftables::Nftables;
@@ -116,6 +116,12 @@ fn policy_is_about_the_real_client_and_goes_on_without_the_agent() {
             }
         };
         check(&stage, "with the agent");
+        let held = FAMILIES.map(|family| {
+            let to = stage.address("node/node-0", family, 8080);
+            let stream = stage.netns("outside").run(|| connect(to, PATIENCE)).unwrap().unwrap();
+            assert_eq!(greeting(&stream).unwrap(), "shop/web");
+            stream
+        });
         for (from, family) in [("shop/near", Family::V4), ("shop/far", Family::V6)] {
             let reason = stage.drop_reason(stage.ip(from, family), stage.ip("shop/web", family)).await;
             assert_eq!(reason, "policy_denied", "of {from} itself");
@@ -125,6 +131,11 @@ fn policy_is_about_the_real_client_and_goes_on_without_the_agent() {
         stage.netns("node/node-0").run(|| Nftables::new().unwrap().remove("weir").unwrap()).unwrap();
         stage.sandbox.start_agent(NODES[0]).await.unwrap();
         check(&stage, "with the next agent, which made the rules anew");
+        for mut stream in held {
+            // The pod hangs up when its client does.
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "a connection from before goes on to its end");
+        }
         stage.down().await;
     });
 }
