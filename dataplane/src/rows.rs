@@ -12,6 +12,7 @@ use common::fragment::{FragmentKey, FragmentRow};
 use common::id::ClassId;
 use common::maps as names;
 use common::net::Addr;
+use common::overlay::{NodeRow, TunnelRow};
 use common::rules::{RuleKey, RuleRow};
 use common::service::{BackendKey, BackendRow, ServiceKey, ServiceRow, SocketKey};
 use common::verdict::counter::Cell;
@@ -32,7 +33,7 @@ const fn prefixes<K, V>() -> Sizes {
 }
 
 /// What programs of this build and their agent share by pins.
-const ROWS: [(&str, Sizes); 14] = [
+const ROWS: [(&str, Sizes); 16] = [
     (names::CONFIG, sizes::<u32, Config>()),
     (names::LOAD, sizes::<u32, Load>()),
     (names::ENDPOINTS, sizes::<Addr, EndpointRow>()),
@@ -41,6 +42,8 @@ const ROWS: [(&str, Sizes); 14] = [
     (names::RULES, prefixes::<RuleKey, RuleRow>()),
     (names::SERVICES, sizes::<ServiceKey, ServiceRow>()),
     (names::BACKENDS, sizes::<BackendKey, BackendRow>()),
+    (names::TUNNELS, prefixes::<Addr, TunnelRow>()),
+    (names::NODES, sizes::<u32, NodeRow>()),
     (names::CT, sizes::<CtKey, CtEntry>()),
     (names::CT_HALF, sizes::<CtKey, CtEntry>()),
     (names::CT_CLOSED, sizes::<u32, ClosedRow>()),
