@@ -54,7 +54,7 @@ impl Outcome {
     /// The answer of a command that went well.
     #[track_caller]
     pub(crate) fn ok(&self) -> Value {
-        assert!(self.success, "{self:?}");
+        assert!(self.success, "{self:?}, and said beside it: {}", self.stderr);
         if self.stdout.is_empty() {
             Value::Null
         } else {
