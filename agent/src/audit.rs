@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::datapath::{Datapath, Unapplied};
 use crate::drift::{Kind, Mended};
 use crate::host_rules;
+use crate::notice;
 use crate::run::Agent;
 
 /// How often.
@@ -101,6 +102,7 @@ impl<D: Datapath> Agent<D> {
         for Mended { kind, what } in mended {
             warn!(kind = kind.as_str(), "changed by somebody else, put right: {what}");
             self.meter.mended(kind);
+            self.notices.tell(notice::of_drift(&what, &self.node));
         }
     }
 }

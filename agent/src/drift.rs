@@ -30,10 +30,11 @@ pub(crate) enum Kind {
     Setting,
     Conflist,
     Nft,
+    Leak,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Program,
         Self::Row,
         Self::Route,
@@ -42,6 +43,7 @@ impl Kind {
         Self::Setting,
         Self::Conflist,
         Self::Nft,
+        Self::Leak,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -54,6 +56,7 @@ impl Kind {
             Self::Setting => "setting",
             Self::Conflist => "conflist",
             Self::Nft => "nft",
+            Self::Leak => "leak",
         }
     }
 }
@@ -85,6 +88,17 @@ impl Wirings {
             revision: records.revision(),
         };
         true
+    }
+}
+
+impl Wirings {
+    pub(crate) fn has(&self, container_id: &str, ifname: &str) -> bool {
+        self.endpoints.iter().any(|attach| attach.container_id == container_id && attach.ifname == ifname)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn push(&mut self, attach: Attach) {
+        self.endpoints.push(attach);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod audit;
 mod cgroup;
+mod cidrs;
 mod config;
 mod conflist;
 mod datapath;
@@ -18,10 +19,12 @@ mod health;
 mod host_rules;
 mod http;
 mod kernel;
+mod leaks;
 mod masquerade;
 mod metrics;
 mod naming;
 mod node;
+mod notice;
 mod options;
 mod overlay;
 mod probe;
@@ -32,6 +35,7 @@ mod socket;
 mod source;
 mod status;
 mod steps;
+mod survey;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -58,11 +62,12 @@ use crate::event::Event;
 use crate::host_rules::HostRules;
 use crate::masquerade::Masquerade;
 use crate::node::{Neighbourhood, Plugin};
+use crate::notice::Notices;
 use crate::records::Records;
 use crate::routes::Routes;
 use crate::run::Agent;
 use crate::socket::Socket;
-use crate::source::{Access, Directory};
+use crate::source::{Access, Directory, EventWriter};
 
 fn main() -> ExitCode {
     let done = Call::read(std::env::args_os()).and_then(|call| match call {
@@ -151,12 +156,37 @@ async fn serve(config: Config) -> Result<()> {
     agent.awaits_conflist = plugin.is_some();
     agent.host_rules = Some(host_rules);
     agent.lead_ports();
+    agent.source_kind = if access.is_some() { "API server" } else { "folder" };
+    if let Some(access) = &access {
+        let (sender, notices) = mpsc::channel(64);
+        agent.notices = Notices::to(sender);
+        spawn_local(EventWriter::new(access, &config.node).run(notices));
+    }
 
     let (events, queue) = mpsc::channel(256);
+    let on_link = underlays.iter().flat_map(underlay::Underlay::on_link).collect();
     let disturbed = Rc::new(Notify::new());
+    let leak_handle = handle.clone();
     let keeper = Keeper::new(handle, underlays, Rc::clone(&disturbed), events.clone());
     spawn_local(keeper.run(monitor, agent.wirings.subscribe()));
-    spawn_local(node::follow(config.node.clone(), routes, plugin, neighbours, disturbed, events.clone()));
+    let (orphans, let_go) = mpsc::channel(64);
+    agent.let_go = Some(orphans);
+    spawn_local(leaks::follow(
+        config.cni_state,
+        leak_handle,
+        agent.wirings.subscribe(),
+        let_go,
+        events.clone(),
+    ));
+    spawn_local(node::follow(
+        config.node.clone(),
+        routes,
+        on_link,
+        plugin,
+        neighbours,
+        disturbed,
+        events.clone(),
+    ));
     spawn_local(every(audit::PERIOD, || Event::Audit, events.clone()));
     spawn_local(kernel::follow(flow_reader, events.clone()));
     spawn_local(every(Duration::from_secs(10), || Event::Sweep, events.clone()));

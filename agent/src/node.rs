@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
+use crate::cidrs::{self, OnLink};
 use crate::conflist::Conflist;
 use crate::drift::{Kind, Mended};
 use crate::event::Event;
@@ -58,6 +59,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) async fn follow(
     node: String,
     mut routes: Routes,
+    on_link: Vec<OnLink>,
     plugin: Option<Plugin>,
     mut neighbourhood: watch::Receiver<Neighbourhood>,
     disturbed: Rc<Notify>,
@@ -82,7 +84,9 @@ pub(crate) async fn follow(
         let now = neighbourhood.borrow_and_update().clone();
         let mut mended = Vec::new();
         if look {
-            route_complaints = routes.sync(now.own.as_ref(), &now.others).await;
+            let (others, unroutable) = cidrs::routable(now.own.as_ref(), &now.others, &on_link);
+            route_complaints = unroutable;
+            route_complaints.extend(routes.sync(now.own.as_ref(), &others).await);
             let written = std::mem::take(&mut routes.written);
             let written = written.into_iter().filter(|_| !news);
             mended.extend(written.map(|what| Mended { kind: Kind::Route, what }));
@@ -91,7 +95,11 @@ pub(crate) async fn follow(
             }
         }
         let mut complaints = route_complaints.clone();
+        complaints.extend(plugin.as_ref().and_then(Plugin::overtaken));
         match (&plugin, &now.own) {
+            (Some(_), Some(own)) if now.ready && cidrs::unusable(own, &on_link).is_some() => {
+                complaints.extend(cidrs::unusable(own, &on_link));
+            }
             (Some(plugin), Some(own)) if now.ready => {
                 match routes.pod_mtu(own, &now.others).and_then(|mtu| plugin.configure(own, mtu)) {
                     Ok(written) if written && wired && !news => {
@@ -108,7 +116,8 @@ pub(crate) async fn follow(
                 }
             }
             (Some(_), None) if now.ready => complaints.push(format!(
-                "Node {node}: not in the source; without its spec.podCIDRs no plugin configuration is written"
+                "Node {node}: not in the source, so no pod gets an address here: --node must be the name of this machine's \
+                 Node object"
             )),
             _ => {}
         }
@@ -125,6 +134,19 @@ pub(crate) async fn follow(
 }
 
 impl Plugin {
+    /// Another plugin's configuration that the runtime prefers: it takes the first file in the order of names.
+    fn overtaken(&self) -> Option<String> {
+        let (folder, ours) = (self.path.parent()?, self.path.file_name()?.to_str()?);
+        let files = std::fs::read_dir(folder).ok()?.flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        let is_conf = |name: &String| [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end));
+        let first = names.filter(is_conf).min().filter(|first| first.as_str() < ours)?;
+        Some(format!(
+            "{}/{first} comes before {ours}, so the runtime gives new pods to that plugin: uninstall it and remove the file",
+            folder.display()
+        ))
+    }
+
     /// Whether the configuration had to be written.
     fn configure(&self, own: &NodeFacts, mtu: u32) -> Result<bool> {
         let conflist = Conflist {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::PeerStatus;
+use api::{Attachment, PeerStatus};
 use policy::{Compiler, Warning, World};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use crate::masquerade::Masquerade;
 use crate::metrics::Meter;
 use crate::naming::Naming;
 use crate::node::Neighbourhood;
+use crate::notice::{self, Notices};
 use crate::records::Records;
 use crate::source::Update;
 
@@ -59,6 +60,17 @@ pub(crate) struct Agent<D> {
     pub(crate) revision_read: Option<String>,
     pub(crate) revision_in_force: Option<String>,
     pub(crate) complaints: BTreeMap<&'static str, Vec<String>>,
+    pub(crate) notices: Notices,
+    /// `API server` or `folder`.
+    pub(crate) source_kind: &'static str,
+    /// When the last change came from it.
+    pub(crate) heard_at: Option<Instant>,
+    /// Pods that another plugin has wired, and since when that is so.
+    pub(crate) unmanaged: BTreeMap<String, Instant>,
+    /// Endpoints without pod and namespace, and since when that is so.
+    pub(crate) orphans: BTreeMap<Attachment, Instant>,
+    /// Whoever lets go of their links and addresses.
+    pub(crate) let_go: Option<mpsc::Sender<Attachment>>,
     pub(crate) last_error: Option<String>,
     /// How the pods of the other nodes are reached.
     pub(crate) peers: Vec<PeerStatus>,
@@ -108,6 +120,12 @@ impl<D: Datapath> Agent<D> {
             revision_read: None,
             revision_in_force: None,
             complaints: BTreeMap::new(),
+            notices: Notices::default(),
+            source_kind: "folder",
+            heard_at: None,
+            unmanaged: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            let_go: None,
             last_error: None,
             peers: Vec::new(),
             waiting: Vec::new(),
@@ -171,7 +189,10 @@ impl<D: Datapath> Agent<D> {
             Event::Mended(mended) => self.mended(mended),
             Event::Peers(peers) => self.peers = peers,
             Event::Sweep => self.sweep(),
-            Event::Reconcile => self.reconcile(),
+            Event::Reconcile => {
+                self.reconcile();
+                self.survey();
+            }
             // `settle` looks at the clock; the loop itself ends.
             Event::Tick | Event::Shutdown => {}
         }
@@ -203,6 +224,7 @@ impl<D: Datapath> Agent<D> {
 
     fn take(&mut self, update: Update) {
         let Update { changes, complete, warnings, revision } = update;
+        self.heard_at = Some(Instant::now());
         for change in changes {
             self.naming.follow(&mut self.world, change);
         }
@@ -225,6 +247,9 @@ impl<D: Datapath> Agent<D> {
         let known = self.complaints.remove(part).unwrap_or_default();
         for complaint in complaints.iter().filter(|complaint| !known.contains(complaint)) {
             warn!("{complaint}");
+            if let Some(notice) = notice::of_complaint(part, complaint, &self.node) {
+                self.notices.tell(notice);
+            }
         }
         self.complaints.insert(part, complaints);
     }
@@ -312,6 +337,10 @@ impl<D: Datapath> Agent<D> {
                 self.retry_after = (2 * self.retry_after).min(LONGEST_RETRY);
                 if self.last_error.as_ref() != Some(problem) {
                     error!(error = problem, "plan not carried out, the last good generation stays in force");
+                    let message = format!("{problem}; the last good generation stays in force");
+                    if let Some(notice) = notice::of_complaint("plan", &message, &self.node) {
+                        self.notices.tell(notice);
+                    }
                 }
                 self.last_error = Some(problem.clone());
             }

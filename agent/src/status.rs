@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{EndpointStatus, RuleSetStatus, Status};
+use api::{EndpointStatus, RuleSetStatus, SourceStatus, Status};
 use common::id::RuleSetId;
 use common::net::Addr;
 use policy::Kind;
@@ -12,6 +12,9 @@ use crate::datapath::Datapath;
 use crate::endpoints::pod_name;
 use crate::metrics::Numbers;
 use crate::run::Agent;
+
+/// The parts whose complaints are about what is desired, and not about this node.
+const DESIRED: [&str; 2] = ["files", "policy"];
 
 impl<D: Datapath> Agent<D> {
     pub(crate) fn status(&mut self) -> Status {
@@ -31,9 +34,28 @@ impl<D: Datapath> Agent<D> {
             rule_sets: self.rule_set_statuses(),
             maps: shown("map fill", self.datapath.fill()),
             counters: shown("counters", self.datapath.counters()),
-            warnings: self.complaints.values().flatten().cloned().collect(),
+            source: self.source_status(),
+            problems: self.complaints_of(|part| !DESIRED.contains(&part)),
+            unmanaged: self.unmanaged_names(),
+            warnings: self.complaints_of(|part| DESIRED.contains(&part)),
             last_error: self.last_error.clone(),
             drift: self.meter.drift(),
+        }
+    }
+
+    fn complaints_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let parts = self.complaints.iter().filter(|(part, _)| wanted(part));
+        parts.flat_map(|(_, complaints)| complaints.iter().cloned()).collect()
+    }
+
+    fn source_status(&self) -> SourceStatus {
+        let is_silent =
+            |part: &str| self.complaints.get(part).is_some_and(|complaints| !complaints.is_empty());
+        let kinds = Kind::ALL.map(Kind::as_str);
+        SourceStatus {
+            kind: self.source_kind.to_owned(),
+            connected: !kinds.iter().chain(&["source"]).any(|part| is_silent(part)),
+            last_change_s: self.heard_at.map(|at| at.elapsed().as_secs()),
         }
     }
 
@@ -76,6 +98,7 @@ impl<D: Datapath> Agent<D> {
                     ips: attach.ips.clone(),
                     ifname: attach.host_ifname.clone(),
                     ifindex: attach.host_ifindex,
+                    netns: Some(attach.netns.clone()),
                     ingress: rules(row.map(|row| row.ingress)),
                     egress: rules(row.map(|row| row.egress)),
                 }

@@ -108,6 +108,11 @@ fn ip(ifindex: u32) -> IpAddr {
     IpAddr::from([10, 244, 0, ifindex as u8])
 }
 
+/// For tests elsewhere.
+pub(crate) fn attached(name: &str, ifindex: u32) -> Attach {
+    Attach { container_id: name.to_owned(), ..attach(name, ifindex) }
+}
+
 /// The pod's address ends in its interface's index.
 fn attach(name: &str, ifindex: u32) -> Attach {
     Attach {

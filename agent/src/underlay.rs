@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::cidrs::OnLink;
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use netlink::{Handle, Route};
@@ -22,6 +23,11 @@ pub(crate) struct Underlay {
 }
 
 impl Underlay {
+    /// The networks that it is on.
+    pub(crate) fn on_link(&self) -> impl Iterator<Item = OnLink> {
+        self.addresses.iter().map(|network| OnLink { device: self.name.clone(), network: *network })
+    }
+
     pub(crate) fn is_on_link(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|address| address.contains(&ip))
     }

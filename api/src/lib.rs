@@ -24,7 +24,7 @@ pub use endpoint::{
 pub use explain::{End, ExplainQuery, Explanation, Miss, PolicyPlace, Reason, RulePlace, Side};
 pub use flow::{Flow, FlowEnd, FlowLine, FlowQuery, PolicyRef, VerdictKind, protocol_name};
 pub use revision::{file_digest, revision_of_digests, source_revision};
-pub use status::{Counter, Drift, EndpointStatus, MapFill, PeerStatus, RuleSetStatus, Status};
+pub use status::{Counter, Drift, EndpointStatus, MapFill, PeerStatus, RuleSetStatus, SourceStatus, Status};
 
 use serde::{Deserialize, Serialize};
 

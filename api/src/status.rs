@@ -30,6 +30,16 @@ pub struct Status {
     pub rule_sets: Vec<RuleSetStatus>,
     pub maps: Vec<MapFill>,
     pub counters: Vec<Counter>,
+    /// Where the desired state comes from, and whether anything is heard of it.
+    #[serde(default)]
+    pub source: SourceStatus,
+    /// What is wrong with this node or with its way to the source, and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// Pods of this node that another plugin has wired: `namespace/name (address)`. No policy of theirs is enforced until they
+    /// are deleted and come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmanaged: Vec<String>,
     /// What of the desired state could not be honoured: `Kind namespace/name: field: what would be right`.
     pub warnings: Vec<String>,
     /// Why the last plan was refused or failed, if it was.
@@ -40,21 +50,36 @@ pub struct Status {
     pub drift: Vec<Drift>,
 }
 
+/// Where the desired state comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// `API server` or `folder`.
+    pub kind: String,
+    /// It answers.
+    pub connected: bool,
+    /// How long ago the last change came from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_change_s: Option<u64>,
+}
+
 /// How often things of one kind were put right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
-    /// `program`, `row`, `route`, `link`, `neighbour`, `setting`, `conflist` or `nft`.
+    /// `program`, `row`, `route`, `link`, `neighbour`, `setting`, `conflist`, `nft` or `leak`.
     pub kind: String,
     pub repaired: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStatus {
     /// `namespace/name`, or the container's id where it is no pod.
     pub name: String,
     pub ips: Vec<IpAddr>,
     pub ifname: String,
     pub ifindex: u32,
+    /// The pod's network namespace, as the runtime named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
     /// `open`, or the rule set's number.
     pub ingress: String,
     pub egress: String,

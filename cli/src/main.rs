@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+mod capture;
 mod columns;
+mod doctor;
 mod explain;
 mod flows;
 mod format;
@@ -49,6 +51,10 @@ enum Command {
     Install(install::Args),
     /// Take Weir off a cluster, and off each of its nodes
     Uninstall(install::UninstallArgs),
+    /// Say whether this machine can run Weir, and whether it does
+    Doctor(doctor::Args),
+    /// Show the packets of one pod
+    Capture(capture::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +67,8 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Install(args) => install::run(args),
         Command::Uninstall(args) => install::uninstall(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Capture(args) => capture::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("weir: {error:#}");

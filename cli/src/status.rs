@@ -12,7 +12,9 @@ use crate::columns::{Cell, Tone, aligned};
 use crate::format::Format;
 
 #[derive(clap::Args)]
-#[command(after_help = "Exit status: 0 if every agent is ready and its last plan was carried out, else 1.")]
+#[command(
+    after_help = "Exit status: 0 if every agent is ready, has no problem and has carried out its last plan; else 1."
+)]
 pub(crate) struct Args {
     /// `json` is a list with an object for each node
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
@@ -31,7 +33,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         Ok(statuses)
     })?;
     unless_closed(print(&statuses, args.output))?;
-    let well = statuses.iter().all(|status| status.ready && status.last_error.is_none());
+    let is_well = |status: &Status| status.ready && status.last_error.is_none() && status.problems.is_empty();
+    let well = statuses.iter().all(is_well);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -64,6 +67,7 @@ fn table(status: &Status, colour: bool) -> String {
         Cell::toned(format!("agent {}, pid {}{adopted}", status.version, status.pid), Tone::Quiet),
     ];
     let mut text = aligned(&[head], "", colour);
+    text += &troubles(status, colour);
     if let Some(error) = &status.last_error {
         text += &aligned(&[vec![Cell::toned(format!("last plan: {error}"), Tone::Bad)]], "  ", colour);
     }
@@ -109,13 +113,36 @@ fn table(status: &Status, colour: bool) -> String {
     text
 }
 
+/// What a person may have to do something about.
+fn troubles(status: &Status, colour: bool) -> String {
+    let mut rows = Vec::new();
+    let source = &status.source;
+    if !source.kind.is_empty() {
+        let (state, tone) = if source.connected { ("", Tone::Plain) } else { (" (no answer)", Tone::Bad) };
+        let heard = source.last_change_s.map(|s| format!(", last change {s} s ago")).unwrap_or_default();
+        rows.push(Cell::toned(format!("source: {}{state}{heard}", source.kind), tone));
+    }
+    rows.extend(status.not_ready.iter().map(|why| Cell::toned(format!("not ready: {why}"), Tone::Bad)));
+    rows.extend(status.problems.iter().map(|problem| Cell::toned(format!("problem: {problem}"), Tone::Bad)));
+    if !status.unmanaged.is_empty() {
+        let pods = status.unmanaged.join(", ");
+        let text = format!("not managed, delete them and they come back managed: {pods}");
+        rows.push(Cell::toned(text, Tone::Bad));
+    }
+    if !status.drift.is_empty() {
+        let drift: Vec<_> = status.drift.iter().map(|it| format!("{} {}", it.repaired, it.kind)).collect();
+        rows.push(Cell::new(format!("changed by somebody else and put right: {}", drift.join(", "))));
+    }
+    rows.into_iter().map(|cell| aligned(&[vec![cell]], "  ", colour)).collect()
+}
+
 fn cells<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> Vec<Vec<Cell>> {
     rows.map(|row| row.into_iter().map(Cell::new).collect()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use api::{Counter, EndpointStatus, MapFill, PeerStatus, RuleSetStatus};
+    use api::{Counter, Drift, EndpointStatus, MapFill, PeerStatus, RuleSetStatus, SourceStatus};
 
     use super::*;
 
@@ -135,6 +162,7 @@ mod tests {
                 ips: vec!["10.244.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
                 ifname: "weir1".into(),
                 ifindex: 9,
+                netns: None,
                 ingress: "0123456789abcdef".into(),
                 egress: "open".into(),
             }],
@@ -155,10 +183,18 @@ mod tests {
             counters: vec![Counter { name: "policy_denied".into(), packets: 4, bytes: 240 }],
             warnings: vec!["NetworkPolicy shop/web: spec.ingress[0].ports[0].port: 99999 is no port".into()],
             last_error: Some("map `RULES` is too small".into()),
-            ..Status::default()
+            not_ready: None,
+            source: SourceStatus { kind: "API server".into(), connected: false, last_change_s: Some(7) },
+            problems: vec!["Node node-0: spec.podCIDRs: empty".into()],
+            unmanaged: vec!["shop/old (10.1.0.7)".into()],
+            drift: vec![Drift { kind: "route".into(), repaired: 2 }],
         };
         let expected = "\
 node-0  ready  generation 7, epoch 2  agent 0.1.0, pid 42, took over the pins of an earlier one
+  source: API server (no answer), last change 7 s ago
+  problem: Node node-0: spec.podCIDRs: empty
+  not managed, delete them and they come back managed: shop/old (10.1.0.7)
+  changed by somebody else and put right: 2 route
   last plan: map `RULES` is too small
   endpoints
     POD       ADDRESSES            INTERFACE  INGRESS           EGRESS

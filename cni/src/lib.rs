@@ -18,6 +18,7 @@ mod port_mapping;
 mod rehearsal;
 mod result;
 mod spec;
+pub mod upkeep;
 mod wiring;
 
 use std::io::{self, IsTerminal, Read, Write};

@@ -30,6 +30,8 @@ pub(crate) struct PodFacts {
     pub labels: Labels,
     pub ips: Box<[IpAddr]>,
     pub ports: Box<[NamedPort]>,
+    /// It is to run on the node that the world is for.
+    pub is_here: bool,
     /// Lives on its node's addresses: no endpoint, and no selector matches it.
     pub host_network: bool,
     /// `Succeeded` or `Failed`: its address may be another pod's by now.
@@ -152,7 +154,7 @@ impl NodeFacts {
 }
 
 impl PodFacts {
-    pub(crate) fn new(object: &str, namespace: &str, pod: &Pod) -> (Self, Vec<Warning>) {
+    pub(crate) fn new(object: &str, namespace: &str, node: &str, pod: &Pod) -> (Self, Vec<Warning>) {
         let mut notes = Notes { object, warnings: Vec::new() };
         let mut ips: Vec<IpAddr> = Vec::new();
         let mut phase = "";
@@ -203,6 +205,7 @@ impl PodFacts {
             labels: metadata.labels.clone().unwrap_or_default().into(),
             ips: ips.into(),
             ports: ports.into(),
+            is_here: pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node),
             host_network,
             finished: ["Succeeded", "Failed"].contains(&phase),
         };

@@ -132,7 +132,7 @@ impl World {
                 warnings
             }
             Object::Pod(pod) => {
-                let (facts, warnings) = PodFacts::new(&text, &name.0, &pod);
+                let (facts, warnings) = PodFacts::new(&text, &name.0, &self.node, &pod);
                 // Most news of a pod is none to us: conditions, readiness, annotations.
                 if self.pods.get(&name).is_none_or(|known| **known != facts) {
                     self.forget(&key);
@@ -243,6 +243,19 @@ impl World {
 
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.attachments.values().map(|attached| &attached.attachment)
+    }
+
+    /// Pods of this node that have an address, and none of whose interfaces is attached: another plugin has wired them.
+    pub fn unattached(&self) -> impl Iterator<Item = (&str, &str, &[IpAddr])> {
+        let of_us = |(name, pod): &(&Name, &Arc<PodFacts>)| {
+            pod.is_here
+                && !pod.host_network
+                && !pod.finished
+                && !pod.ips.is_empty()
+                && !self.attached_names.contains_key(*name)
+        };
+        let pods = self.pods.iter().filter(of_us);
+        pods.map(|(_, pod)| (pod.namespace.as_str(), pod.name.as_str(), &*pod.ips))
     }
 
     /// The addresses that this pod has to itself, as the API shows it. None once it has finished.

@@ -45,6 +45,10 @@ impl Run {
         kill(self.pid, signal).expect("a process that runs");
     }
 
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The sandbox's id, as soon as it has one.
     #[track_caller]
     pub fn id(&self) -> String {

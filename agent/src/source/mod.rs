@@ -8,7 +8,7 @@ mod kubernetes;
 mod watch;
 
 pub(crate) use directory::Directory;
-pub(crate) use kubernetes::{Access, follow as follow_api_server};
+pub(crate) use kubernetes::{Access, EventWriter, follow as follow_api_server};
 pub(crate) use watch::follow;
 
 use policy::{Object, ObjectKey, Warning};

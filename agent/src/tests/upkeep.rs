@@ -91,3 +91,79 @@ async fn before_the_first_list_is_in_force_nothing_is_put_right() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_goes_when_its_pod_and_its_namespace_are_gone_and_not_when_one_of_them_is() {
+    on_a_node(async |node| {
+        let place = |name: &str| node.folder.path().join(name).display().to_string();
+        let both = [NODES, &pod("web", "10.244.0.1"), &pod("db", "10.244.0.2")];
+        node.source(&both).await;
+        for (name, ifindex) in [("web", 1), ("db", 2)] {
+            std::fs::write(place(name), "").unwrap();
+            let attach = Attach { netns: place(name), ..attach(name, ifindex) };
+            node.call(|reply| Call::Attach(attach, reply)).await.await.unwrap().unwrap();
+        }
+        let reconcile = async || {
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                node.send(Event::Reconcile).await;
+            }
+            node.status().await.endpoints.len()
+        };
+        std::fs::remove_file(place("web")).unwrap();
+        assert_eq!(reconcile().await, 2, "the API shows both pods");
+        std::fs::write(place("web"), "").unwrap();
+        node.source(&both[..1]).await;
+        assert_eq!(reconcile().await, 2, "both namespaces are there");
+        std::fs::remove_file(place("web")).unwrap();
+        assert_eq!(reconcile().await, 1);
+        assert!(!node.has_row(1) && node.has_row(2));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_another_plugin_has_wired_are_named_with_what_to_do() {
+    on_a_node(async |node| {
+        let host =
+            pod("host", "172.30.0.10").replace("nodeName: node-0,", "nodeName: node-0, hostNetwork: true,");
+        let elsewhere = pod("far", "10.244.1.1").replace("nodeName: node-0", "nodeName: node-1");
+        node.source(&[NODES, &pod("web", "10.244.0.1"), &pod("old", "10.1.0.7"), &host, &elsewhere]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.send(Event::Reconcile).await;
+        assert_eq!(node.status().await.unmanaged, [""; 0], "one that is going looks like this for a moment");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        node.send(Event::Reconcile).await;
+        let status = node.status().await;
+        assert_eq!(status.unmanaged, ["shop/old (10.1.0.7)"]);
+        assert!(
+            status.problems[0].contains("delete them, and they come back managed"),
+            "{:?}",
+            status.problems
+        );
+        assert_eq!((status.source.kind.as_str(), status.source.connected), ("folder", true));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocks_that_changed_under_running_pods_are_a_problem_and_the_pods_go_on() {
+    on_a_node(async |node| {
+        let web = pod("web", "10.244.0.1");
+        node.source(&[NODES, &web]).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        node.send(Event::Reconcile).await;
+        assert_eq!(node.status().await.problems, [""; 0]);
+        node.source(&[&NODES.replace("10.244.0.0", "10.245.0.0"), &web]).await;
+        node.send(Event::Reconcile).await;
+        let status = node.status().await;
+        assert!(status.problems[0].contains("shop/web (10.244.0.1); delete them"), "{:?}", status.problems);
+        assert!(status.ready && node.has_row(1));
+
+        node.source(&[&NODES.replace("10.244.0.0/24", "10.244.0.1/32"), &web]).await;
+        node.send(Event::Reconcile).await;
+        let problems = node.status().await.problems;
+        assert!(problems[0].contains("all addresses of 10.244.0.1/32 are taken"), "{problems:?}");
+    })
+    .await;
+}

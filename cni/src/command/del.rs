@@ -30,7 +30,7 @@ pub(crate) async fn run(invocation: &Invocation, config: &Config) -> Result<(), 
 }
 
 /// Deletes the link if it is there. Returns whether it was.
-pub(super) async fn delete_link(host: &Handle, name: &str) -> Result<bool, Failure> {
+pub(crate) async fn delete_link(host: &Handle, name: &str) -> Result<bool, Failure> {
     let Some(link) = host.link_by_name(name).await? else { return Ok(false) };
     match host.delete_link(link.index).await {
         Ok(()) => Ok(true),
@@ -40,7 +40,7 @@ pub(super) async fn delete_link(host: &Handle, name: &str) -> Result<bool, Failu
     }
 }
 
-pub(super) fn release(store: &Store, container_id: &str, ifname: &str) -> Result<(), Failure> {
+pub(crate) fn release(store: &Store, container_id: &str, ifname: &str) -> Result<(), Failure> {
     let Some(mut locked) = store.lock_existing()? else { return Ok(()) };
     if locked.ledger.release(container_id, ifname, now()).is_empty() {
         return Ok(());

@@ -2,7 +2,7 @@
 
 pub(crate) mod add;
 pub(crate) mod check;
-mod del;
+pub(crate) mod del;
 mod gc;
 pub(crate) mod loopback;
 mod status;

@@ -30,6 +30,8 @@ pub(super) struct Cluster {
     oldest: u64,
     /// Every request, as `GET PATH?QUERY`.
     pub(super) requests: Vec<String>,
+    /// Every Event written, with its request.
+    pub(super) events: Vec<(String, Value)>,
     /// Objects a page, if fewer than asked for.
     pub(super) page: Option<usize>,
     /// Connections are dropped unanswered.
@@ -128,6 +130,9 @@ impl FakeApi {
         }
         let head = String::from_utf8(head).unwrap();
         let uri = head.split(' ').nth(1).unwrap().to_owned();
+        if !head.starts_with("GET ") {
+            return self.take_event(stream, &head).await;
+        }
         let (path, query) = uri.split_once('?').unwrap_or((&uri, ""));
         let query: BTreeMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         self.set(|cluster| cluster.requests.push(uri.clone()));
@@ -156,6 +161,18 @@ impl FakeApi {
         }
         let (body, half) = self.cluster().list(kind, namespace, &query);
         answer(&mut stream, "200 OK", &body, half).await
+    }
+
+    async fn take_event(self, mut stream: TcpStream, head: &str) -> std::io::Result<()> {
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
+        });
+        let mut body = vec![0; length.unwrap()];
+        stream.read_exact(&mut body).await?;
+        let request = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
+        self.set(|cluster| cluster.events.push((request, serde_json::from_slice(&body).unwrap())));
+        answer(&mut stream, "201 Created", "{}", false).await
     }
 
     async fn watch(self, mut stream: TcpStream, kind: Kind, mut version: u64) -> std::io::Result<()> {

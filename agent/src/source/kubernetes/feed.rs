@@ -276,8 +276,26 @@ impl Feed {
         self.troubled = trouble.is_some();
         let kind = self.kind.as_str();
         let stays = if self.listed { "; what was known stays in force" } else { "" };
-        let trouble = trouble.map(|why| format!("API server, {kind}s: {why}{stays}"));
+        let trouble = trouble.map(|why| format!("API server, {kind}s: {why}{}{stays}", advice(why)));
         self.shared.complain(kind, trouble.into_iter().chain(self.unread.values().cloned()).collect()).await;
+    }
+}
+
+/// What to do, where that follows from the words of the server or of TLS.
+fn advice(why: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    if says(&["403 Forbidden"]) {
+        " (the ServiceAccount's ClusterRole must allow list and watch of it: apply deploy/ again)"
+    } else if says(&["401 Unauthorized"]) {
+        " (the token is not, or no longer, valid here: see --token-file or the kubeconfig)"
+    } else if says(&["certificate expired", "Expired"]) {
+        " (the API server's certificate has expired: renew it, or set this machine's clock right)"
+    } else if says(&["NotValidForName", "not valid for name"]) {
+        " (the API server's certificate is not for this address: use one that it names for --api-server)"
+    } else if says(&["UnknownIssuer", "BadSignature", "invalid peer certificate"]) {
+        " (the API server's certificate is not from the authority in --ca-file: give the right one)"
+    } else {
+        ""
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod access;
 mod api;
+mod events;
 #[cfg(test)]
 mod fake;
 mod feed;
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
 pub(crate) use access::Access;
+pub(crate) use events::EventWriter;
 
 use super::{Change, Update};
 use crate::event::Event;

@@ -136,7 +136,12 @@ async fn nothing_is_complete_before_every_kind_is_listed_to_its_last_page() {
         told.until("what is known, which goes ahead", |told| told.names().len() == 7).await;
         told.listen(300).await;
         assert!(!told.complete);
-        assert_eq!(told.complaints(), ["API server, Services: 403 Forbidden: services is forbidden"]);
+        let [complaint] = told.complaints()[..] else { panic!("{:?}", told.complaints()) };
+        assert!(
+            complaint.starts_with("API server, Services: 403 Forbidden: services is forbidden ("),
+            "{complaint}"
+        );
+        assert!(complaint.contains("must allow list and watch"), "{complaint}");
         api.set(|cluster| cluster.forbidden = None);
         told.until("the rest", |told| told.complete && told.complaints().is_empty()).await;
         let requests = api.cluster().requests.clone();
@@ -450,7 +455,7 @@ async fn an_endpoint_is_taken_in_with_its_policies_and_no_silence_of_the_server_
         api.set(|cluster| cluster.gone = true);
         api.cut();
         let complains =
-            |status: &::api::Status| status.warnings.iter().any(|it| it.starts_with("API server, Pods: "));
+            |status: &::api::Status| status.problems.iter().any(|it| it.starts_with("API server, Pods: "));
         let mut after = status().await;
         while !complains(&after) {
             sleep(Duration::from_millis(20)).await;
@@ -462,3 +467,5 @@ async fn an_endpoint_is_taken_in_with_its_policies_and_no_silence_of_the_server_
     };
     timeout(Duration::from_secs(60), LocalSet::new().run_until(test)).await.expect("the test ends");
 }
+
+mod certificates;
