@@ -33,12 +33,14 @@ const fn prefixes<K, V>() -> Sizes {
 }
 
 /// What programs of this build and their agent share by pins.
-const ROWS: [(&str, Sizes); 16] = [
+const ROWS: [(&str, Sizes); 18] = [
     (names::CONFIG, sizes::<u32, Config>()),
     (names::LOAD, sizes::<u32, Load>()),
     (names::ENDPOINTS, sizes::<Addr, EndpointRow>()),
     (names::PEERS, sizes::<Addr, ClassId>()),
     (names::CIDRS, prefixes::<Addr, ClassId>()),
+    (names::NATIVE, prefixes::<Addr, u32>()),
+    (names::LIMITED, sizes::<u32, u32>()),
     (names::RULES, prefixes::<RuleKey, RuleRow>()),
     (names::SERVICES, sizes::<ServiceKey, ServiceRow>()),
     (names::BACKENDS, sizes::<BackendKey, BackendRow>()),

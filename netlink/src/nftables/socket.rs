@@ -30,6 +30,9 @@ pub struct Snapshot {
     objects: Vec<(u16, Vec<Vec<u8>>)>,
 }
 
+/// The family of an object, and its attributes.
+type Object = (u8, Vec<u8>);
+
 /// The kernel answers within the call; only a lost message makes us wait.
 const PATIENCE_SECONDS: i64 = 10;
 /// The longest answer that the kernel packs into one read.
@@ -133,7 +136,7 @@ impl Nftables {
     }
 
     /// Every connection that netfilter knows: family and attributes.
-    pub(super) fn connections(&self) -> io::Result<Vec<(u8, Vec<u8>)>> {
+    pub(super) fn connections(&self) -> io::Result<Vec<Object>> {
         self.dump(&message::list_connections())
     }
 
@@ -170,7 +173,7 @@ impl Nftables {
     }
 
     /// Every object that `request` asks for: family and attributes.
-    fn dump(&self, request: &[u8]) -> io::Result<Vec<(u8, Vec<u8>)>> {
+    fn dump(&self, request: &[u8]) -> io::Result<Vec<Object>> {
         for _ in 0..ATTEMPTS {
             if let Some(objects) = self.try_dump(request.to_vec())? {
                 return Ok(objects);
@@ -180,7 +183,7 @@ impl Nftables {
     }
 
     /// `None` where somebody else changed something meanwhile.
-    fn try_dump(&self, mut request: Vec<u8>) -> io::Result<Option<Vec<(u8, Vec<u8>)>>> {
+    fn try_dump(&self, mut request: Vec<u8>) -> io::Result<Option<Vec<Object>>> {
         let asked = self.number.replace(self.number.get() + 1);
         request[8..12].copy_from_slice(&asked.to_ne_bytes());
         send(self.socket.as_raw_fd(), &request, MsgFlags::empty())?;
