@@ -86,7 +86,8 @@ fn walk(value: &Value, path: String, paths: &mut Vec<String>) {
     paths.push(path);
 }
 
-fn nonsense(kind: usize) -> Value {
+/// A value that fits nowhere, or hardly anywhere.
+pub fn nonsense(kind: usize) -> Value {
     match kind {
         0 => json!("no such thing!"),
         1 => json!(99_999),

@@ -15,3 +15,4 @@ pub mod packet;
 pub mod reference;
 pub mod script;
 pub mod town;
+pub mod tree;

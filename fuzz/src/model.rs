@@ -1,11 +1,13 @@
 //! What the programs may do with a frame: the second parser and [`Tables::lookup`], and a memory of what began before.
 //!
 //! Where the answer depends on nothing but the frame and the tables it is exact. Where it depends on connections it is a
-//! bound: a packet passes as part of a connection only if that was allowed when it began and is allowed now.
+//! bound: a packet passes as part of a connection only if that was allowed when it began and is allowed now. And what answers
+//! the first packet of a connection, which was allowed all the time, must pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ::tests::frame::{ACK, FIN, RST, SYN};
 use common::net::protocol::{ICMPV6, has_ports};
 use common::net::{Addr, protocol};
 use common::verdict::{DropReason, PassReason};
@@ -49,13 +51,28 @@ type Ports = (u8, u16, u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Beginning {
     flow: Flow,
+    source_port: u16,
     from_node: bool,
+}
+
+impl Beginning {
+    /// Whether the packet goes the other way.
+    fn is_answered_by(&self, said: &Said) -> bool {
+        let [source, destination] = [said.source, said.destination].map(Addr::from);
+        let [from, to] = [self.flow.source, self.flow.destination].map(Addr::from);
+        let ports = (said.source_port, said.destination_port);
+        from != to
+            && (source, destination) == (to, from)
+            && ports == (self.flow.destination_port, self.source_port)
+    }
 }
 
 /// What is remembered of one input.
 #[derive(Default)]
 pub struct Model {
     begun: BTreeMap<Connection, Vec<Beginning>>,
+    /// Those that nothing has ended or cut: how each began last.
+    live: BTreeMap<Connection, Beginning>,
     fragments: BTreeMap<Datagram, Ports>,
 }
 
@@ -77,16 +94,20 @@ impl Model {
         match place {
             Place::FromPod(pod) if from != Some(pods.ifindex(pod)) => {
                 // A connection that is known is judged once more before anybody asks where the packet came from.
-                return Allowed::of([Drop(Spoofed), Drop(PolicyDenied)]);
+                return Allowed::of([Drop(Spoofed), Drop(PolicyDenied)]).of_connection(&said);
             }
             Place::FromNode(pod) if to != Some(pods.ifindex(pod)) => {
-                return Allowed::of([Pass(Node), Drop(PolicyDenied)]);
+                return Allowed::of([Pass(Node), Drop(PolicyDenied)]).of_connection(&said);
             }
             Place::Forwarded(pod) if to != Some(pods.ifindex(pod)) => {
-                return Allowed::of([Drop(UnknownEndpoint), Drop(PolicyDenied)]);
+                return Allowed::of([Drop(UnknownEndpoint), Drop(PolicyDenied)]).of_connection(&said);
             }
-            Place::FromNet if to.is_none() => return Allowed::of([Pass(Foreign), Drop(PolicyDenied)]),
-            Place::FromNet if from.is_some() => return Allowed::of([Drop(Spoofed), Drop(PolicyDenied)]),
+            Place::FromNet if to.is_none() => {
+                return Allowed::of([Pass(Foreign), Drop(PolicyDenied)]).of_connection(&said);
+            }
+            Place::FromNet if from.is_some() => {
+                return Allowed::of([Drop(Spoofed), Drop(PolicyDenied)]).of_connection(&said);
+            }
             _ => {}
         }
         self.judged(tables, place, frame, &said)
@@ -94,7 +115,14 @@ impl Model {
 
     /// A packet from where it may come from, to where it may go to.
     fn judged(&self, tables: &Tables, place: Place, frame: &[u8], said: &Said) -> Allowed {
-        let beginning = Beginning { flow: flow(said), from_node: matches!(place, Place::FromNode(_)) };
+        let beginning = Beginning {
+            flow: flow(said),
+            source_port: said.source_port,
+            from_node: matches!(place, Place::FromNode(_)),
+        };
+        if self.must_pass(tables, place, said) {
+            return Allowed::only(Pass(Established)).of_connection(said);
+        }
         let begun = self.begun.get(&connection(said)).map(Vec::as_slice).unwrap_or_default();
         let mut reasons = BTreeSet::new();
         if allows(tables, &beginning) {
@@ -119,13 +147,34 @@ impl Model {
         {
             reasons.insert(Pass(Related));
         }
-        Allowed { reasons, begins: Some((connection(said), beginning)) }
+        Allowed { reasons, begins: Some((connection(said), beginning)), ends: None }.of_connection(said)
+    }
+
+    /// A whole packet that answers the first of a live connection, where such packets come from.
+    fn must_pass(&self, tables: &Tables, place: Place, said: &Said) -> bool {
+        let goes_on = match said.protocol {
+            protocol::TCP => said.tcp_flags & (SYN | FIN | RST) == 0 || said.tcp_flags == SYN | ACK,
+            protocol::UDP => true,
+            _ => false,
+        };
+        let is_at_its_place = matches!(place, Place::FromPod(_) | Place::FromNet);
+        let live = self.live.get(&connection(said));
+        goes_on
+            && is_at_its_place
+            && said.part == Part::Whole
+            && live.is_some_and(|live| live.is_answered_by(said) && allows(tables, live))
     }
 
     /// The frame met this reason.
     pub fn met(&mut self, allowed: Allowed, reason: Reason) {
         if let (Some((connection, beginning)), Pass(Open | Rule | Itself | Node)) = (allowed.begins, reason) {
             self.begun.entry(connection).or_default().push(beginning);
+            self.live.insert(connection, beginning);
+        }
+        if let Some((connection, at_once)) = allowed.ends
+            && (at_once || matches!(reason, Drop(_)))
+        {
+            self.live.remove(&connection);
         }
     }
 
@@ -157,6 +206,8 @@ impl Pods {
 pub struct Allowed {
     pub reasons: BTreeSet<Reason>,
     begins: Option<(Connection, Beginning)>,
+    /// The connection that the packet belongs to; true: it says goodbye.
+    ends: Option<(Connection, bool)>,
 }
 
 impl Allowed {
@@ -165,7 +216,12 @@ impl Allowed {
     }
 
     fn of(reasons: impl IntoIterator<Item = Reason>) -> Self {
-        Self { reasons: reasons.into_iter().collect(), begins: None }
+        Self { reasons: reasons.into_iter().collect(), begins: None, ends: None }
+    }
+
+    fn of_connection(self, said: &Said) -> Self {
+        let is_goodbye = said.protocol == protocol::TCP && said.tcp_flags & (FIN | RST) != 0;
+        Self { ends: Some((connection(said), is_goodbye)), ..self }
     }
 }
 
@@ -238,4 +294,45 @@ fn allows(tables: &Tables, beginning: &Beginning) -> bool {
     let answer = tables.lookup(&beginning.flow);
     let yes = |judgement: Option<policy::Judgement>| judgement.is_none_or(|judgement| judgement.allowed);
     yes(answer.egress) && (beginning.from_node || yes(answer.ingress))
+}
+
+#[cfg(test)]
+mod tests {
+    use ::tests::frame::{self, PSH};
+    use ::tests::node::{A, REMOTE};
+    use common::endpoint::EndpointRow;
+    use common::id::RuleSetId;
+
+    use super::*;
+
+    fn reasons(model: &mut Model, place: Place, frame: &[u8]) -> Vec<Reason> {
+        let mut tables = Tables::default();
+        for addr in A.addrs() {
+            let open = RuleSetId::OPEN;
+            let row = EndpointRow { ifindex: 7, flags: 0, ingress: open, egress: open };
+            tables.endpoints.insert(addr, row);
+        }
+        let allowed = model.may(&tables, &Pods([7, 8]), place, frame);
+        let reasons: Vec<Reason> = allowed.reasons.iter().copied().collect();
+        model.met(allowed, reasons[0]);
+        reasons
+    }
+
+    #[test]
+    fn what_answers_a_live_connection_must_pass_until_somebody_says_goodbye() {
+        let (mut model, flow) = (Model::default(), frame::tcp(A.v4.into(), REMOTE.v4.into(), 80));
+        let segment = |flow: frame::Flow, flags: u8| flow.tcp_packet(flags).frame();
+        assert_eq!(
+            reasons(&mut model, Place::FromNet, &segment(flow.back(), PSH | ACK)),
+            [Pass(Rule), Pass(Open)]
+        );
+        let mut model = Model::default();
+        assert_eq!(reasons(&mut model, Place::FromPod(0), &segment(flow, SYN)), [Pass(Rule), Pass(Open)]);
+        for flags in [SYN | ACK, ACK, PSH | ACK] {
+            let only = reasons(&mut model, Place::FromNet, &segment(flow.back(), flags));
+            assert_eq!(only, [Pass(Established)], "{flags}");
+        }
+        reasons(&mut model, Place::FromPod(0), &segment(flow, FIN | ACK));
+        assert!(reasons(&mut model, Place::FromNet, &segment(flow.back(), ACK)).len() > 1);
+    }
 }
