@@ -4,7 +4,9 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use ::sandbox::client;
 use anyhow::{Context, Result, bail};
+use api::Status;
 
 #[derive(clap::Args)]
 pub(crate) struct Which {
@@ -28,6 +30,18 @@ impl Which {
             return Ok(vec![default.to_owned()]);
         }
         choose(sandbox::running()?, self.sandbox.as_deref())
+    }
+
+    /// What each of these agents says of itself.
+    pub(crate) fn statuses(&self) -> Result<Vec<Status>> {
+        let sockets = self.sockets()?;
+        block_on(async {
+            let mut statuses = Vec::new();
+            for socket in &sockets {
+                statuses.push(client::get::<Status>(socket, "/v1/status").await?);
+            }
+            Ok(statuses)
+        })
     }
 }
 

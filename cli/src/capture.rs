@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ::sandbox::client;
 use anyhow::{Context, Result, bail};
 use api::{EndpointStatus, Status};
 use common::packet::{Memory, PARSED, Packet, parse};
@@ -25,7 +24,7 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
 };
 
-use crate::agents::{Which, block_on, unless_closed};
+use crate::agents::{Which, unless_closed};
 
 #[derive(clap::Args)]
 #[command(
@@ -59,14 +58,7 @@ const LOOPBACK: u16 = 772;
 const OUTGOING: u8 = 4;
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let sockets = args.which.sockets()?;
-    let statuses = block_on(async {
-        let mut statuses = Vec::new();
-        for socket in &sockets {
-            statuses.push(client::get::<Status>(socket, "/v1/status").await?);
-        }
-        Ok(statuses)
-    })?;
+    let statuses = args.which.statuses()?;
     let (agent, endpoint) = find(&statuses, &args.pod)?;
     let packets = listen(&open(agent, endpoint)?)
         .with_context(|| format!("listen in pod {} (this needs root)", endpoint.name))?;

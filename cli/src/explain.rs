@@ -1,6 +1,5 @@
 //! `weir explain`: whether one end may reach another, and what decides it; asked of the agents, or of manifests.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -104,19 +103,10 @@ fn merge(all: &mut Vec<Explanation>, more: Vec<Explanation>) {
 }
 
 fn print(answers: &[Explanation], format: Format) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match format {
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut out, answers).map_err(std::io::Error::from)?;
-            out.write_all(b"\n")?;
-        }
-        Format::Table => {
-            let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let texts: Vec<String> = answers.iter().map(|answer| text(answer, colour)).collect();
-            out.write_all(texts.join("\n").as_bytes())?;
-        }
-    }
-    Ok(out.flush()?)
+    format.print(&answers, |colour| {
+        let texts: Vec<String> = answers.iter().map(|answer| text(answer, colour)).collect();
+        texts.join("\n")
+    })
 }
 
 fn text(answer: &Explanation, colour: bool) -> String {

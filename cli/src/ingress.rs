@@ -1,7 +1,6 @@
 //! `weir ingress lint`: what weir-ingress will honour of Ingress objects, and what not.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,7 +14,7 @@ use serde_json::json;
 
 use crate::agents::unless_closed;
 use crate::columns::{Tone, toned};
-use crate::format::Format;
+use crate::format::{Format, count};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -134,23 +133,12 @@ fn path_of(field: &str) -> String {
 }
 
 fn print(linted: &Linted, format: Format) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match format {
-        Format::Json => {
-            let findings: Vec<_> = linted
-                .findings
-                .iter()
-                .map(|it| json!({ "at": it.at, "object": it.object, "field": it.field, "message": it.message }))
-                .collect();
-            serde_json::to_writer_pretty(&mut out, &findings).map_err(std::io::Error::from)?;
-            out.write_all(b"\n")?;
-        }
-        Format::Table => {
-            let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            out.write_all(text(linted, colour).as_bytes())?;
-        }
-    }
-    Ok(out.flush()?)
+    let findings: Vec<_> = linted
+        .findings
+        .iter()
+        .map(|it| json!({ "at": it.at, "object": it.object, "field": it.field, "message": it.message }))
+        .collect();
+    format.print(&findings, |colour| text(linted, colour))
 }
 
 /// As compilers write it, so that editors find the place.
@@ -160,8 +148,6 @@ fn text(linted: &Linted, colour: bool) -> String {
         let at = at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default();
         text += &format!("{at}{object}: {field}: {}\n", toned(message, Tone::Bad, colour));
     }
-    let count =
-        |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
     text + &format!(
         "{} in {}, of which {} would be served\n",
         count(linted.findings.len(), "finding", "findings"),

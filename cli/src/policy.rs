@@ -1,6 +1,5 @@
 //! `weir policy lint`: the classic mistakes in NetworkPolicies, named before they are in force.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::agents::unless_closed;
 use crate::columns::{Tone, toned};
-use crate::format::Format;
+use crate::format::{Format, count};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -56,18 +55,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn print(linted: &Linted, format: Format) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match format {
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut out, &linted.findings).map_err(std::io::Error::from)?;
-            out.write_all(b"\n")?;
-        }
-        Format::Table => {
-            let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            out.write_all(text(linted, colour).as_bytes())?;
-        }
-    }
-    Ok(out.flush()?)
+    format.print(&linted.findings, |colour| text(linted, colour))
 }
 
 /// As compilers write it, so that editors find the place.
@@ -84,8 +72,6 @@ fn text(linted: &Linted, colour: bool) -> String {
         );
         text += &format!("    {}\n", finding.right);
     }
-    let count =
-        |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
     text + &format!(
         "{} in {}\n",
         count(linted.findings.len(), "finding", "findings"),

@@ -1,13 +1,11 @@
 //! `weir status`: what each agent has in force, and what it could not honour.
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use ::sandbox::client;
 use anyhow::Result;
 use api::Status;
 
-use crate::agents::{Which, block_on, unless_closed};
+use crate::agents::{Which, unless_closed};
 use crate::columns::{Cell, Tone, aligned};
 use crate::format::Format;
 
@@ -24,14 +22,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let sockets = args.which.sockets()?;
-    let statuses = block_on(async {
-        let mut statuses = Vec::new();
-        for socket in &sockets {
-            statuses.push(client::get::<Status>(socket, "/v1/status").await?);
-        }
-        Ok(statuses)
-    })?;
+    let statuses = args.which.statuses()?;
     unless_closed(print(&statuses, args.output))?;
     let is_well = |status: &Status| status.ready && status.last_error.is_none() && status.problems.is_empty();
     let well = statuses.iter().all(is_well);
@@ -39,19 +30,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn print(statuses: &[Status], format: Format) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match format {
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut out, statuses).map_err(std::io::Error::from)?;
-            out.write_all(b"\n")?;
-        }
-        Format::Table => {
-            let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let text: Vec<String> = statuses.iter().map(|status| table(status, colour)).collect();
-            out.write_all(text.join("\n").as_bytes())?;
-        }
-    }
-    Ok(out.flush()?)
+    format.print(&statuses, |colour| {
+        let tables: Vec<String> = statuses.iter().map(|status| table(status, colour)).collect();
+        tables.join("\n")
+    })
 }
 
 fn table(status: &Status, colour: bool) -> String {

@@ -69,7 +69,8 @@ fn slip(document: &Document, dice: &mut Dice) -> Option<Document> {
     Some(corrupted)
 }
 
-fn walk(value: &Value, path: String, paths: &mut Vec<String>) {
+/// JSON pointers to every part.
+pub(crate) fn walk(value: &Value, path: String, paths: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {

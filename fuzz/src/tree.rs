@@ -5,7 +5,7 @@ use ::tests::dice::Dice;
 use policy::manifest;
 use serde_json::{Value, json};
 
-use crate::corrupt::nonsense;
+use crate::corrupt::{nonsense, walk};
 
 /// Changes in one mutation at most.
 const CHANGES: usize = 4;
@@ -114,24 +114,6 @@ fn graft(values: &[Value], name: &str, dice: &mut Dice) -> Option<Value> {
         );
     }
     (!found.is_empty()).then(|| found[dice.below(found.len())].clone())
-}
-
-/// JSON pointers to every part.
-fn walk(value: &Value, path: String, paths: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                walk(value, format!("{path}/{}", name.replace('~', "~0").replace('/', "~1")), paths);
-            }
-        }
-        Value::Array(items) => {
-            for (index, value) in items.iter().enumerate() {
-                walk(value, format!("{path}/{index}"), paths);
-            }
-        }
-        _ => {}
-    }
-    paths.push(path);
 }
 
 /// The name of the field that a pointer leads to; items have that of their list.

@@ -112,15 +112,7 @@ pub(crate) fn an_api_server_that_is_gone_changes_no_verdict(town: &mut Town) -> 
     gone.context("while the API server is gone")?;
     eventually("the API server answers", || town.kubectl.run(&["get", "--raw=/readyz"]).map(drop))?;
     // The watches are taken up: what changes now arrives.
-    town.kubectl.run(&[
-        "label",
-        "pods",
-        "--selector=app=stranger",
-        "app=friend",
-        "--overwrite",
-        "--namespace",
-        namespace,
-    ])?;
+    befriend_the_strangers(town, namespace)?;
     let scene = Scene::of(town, namespace)?;
     ensure!(scene.app("friend").count() == 4, "four friends, two of them were strangers");
     scene.holds(town, namespace, |_, _| true).context("after")?;
@@ -153,15 +145,13 @@ fn cut_off(town: &Town, namespace: &str, scene: &Scene) -> Result<()> {
         // Silence, or the node's own word that there is no way.
         ensure!(!matches!(answer, Answer::Yes(_)), "an answer through a cut cable");
     }
-    town.kubectl.run(&[
-        "label",
-        "pods",
-        "--selector=app=stranger",
-        "app=friend",
-        "--overwrite",
-        "--namespace",
-        namespace,
-    ])?;
+    befriend_the_strangers(town, namespace)?;
     let pods = Scene::of(town, namespace)?;
     pods.holds(town, namespace, |from, to| from.node == "node-1" && to.node == "node-1")
+}
+
+fn befriend_the_strangers(town: &Town, namespace: &str) -> Result<()> {
+    let label =
+        ["label", "pods", "--selector=app=stranger", "app=friend", "--overwrite", "--namespace", namespace];
+    town.kubectl.run(&label).map(drop)
 }
