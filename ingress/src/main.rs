@@ -147,7 +147,7 @@ impl Source {
         let (world, mut warnings) = self.files.read(&mut |folder| self.watch.add(folder))?;
         let mut compiled = compile::compile(&world, &self.settings);
         warnings.append(&mut compiled.warnings);
-        let (certificates, more) = Certificates::new(&compiled.certificates, &world, &self.settings);
+        let (certificates, more) = Certificates::new(&compiled, &world, &self.settings);
         warnings.extend(more);
         info!(
             ingresses = world.ingresses.len(),

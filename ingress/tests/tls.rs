@@ -2,79 +2,12 @@
 
 mod edge;
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-
+use edge::tls::{Certificate, certificate, client, connect, get, secret, with_tls};
 use edge::{Edge, Upstream, everything, ingress_with, service};
 use ingress::compile::Settings;
 use ingress::object::Name;
 use ingress::proxy::Tuning;
-use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, RootCertStore, StreamOwned,
-    SupportedProtocolVersion,
-};
-
-/// A certificate that signs itself, as PEM and as a root to trust.
-struct Certificate {
-    chain: String,
-    key: String,
-    root: CertificateDer<'static>,
-}
-
-fn certificate(names: &[&str]) -> Certificate {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let key = KeyPair::generate().unwrap();
-    let made = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
-    Certificate { chain: made.pem(), key: key.serialize_pem(), root: made.der().clone() }
-}
-
-fn secret(name: &str, certificate: &str, key: &str) -> String {
-    let indent = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
-    format!(
-        "---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: {name} }}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
-        indent(certificate),
-        indent(key)
-    )
-}
-
-fn with_tls(name: &str, hosts: &[&str], secret: &str) -> String {
-    let paths: Vec<String> = hosts.iter().map(|host| format!("{host} Prefix / web")).collect();
-    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-    let tls = format!("tls: [{{ hosts: {hosts:?}, secretName: {secret} }}],");
-    ingress_with(name, &[], &paths, &tls)
-}
-
-fn client(roots: &[&Certificate], versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
-    let mut store = RootCertStore::empty();
-    roots.iter().for_each(|root| store.add(root.root.clone()).unwrap());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
-    Arc::new(builder.with_root_certificates(store).with_no_client_auth())
-}
-
-type Stream = StreamOwned<ClientConnection, TcpStream>;
-
-/// The connection after its handshake, or why there is none.
-fn connect(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> Result<Stream, std::io::Error> {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(edge::PATIENCE)).unwrap();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), stream);
-    while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock)?;
-    }
-    Ok(stream)
-}
-
-fn get(stream: &mut Stream, host: &str) -> String {
-    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
+use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 
 #[test]
 fn each_name_is_shown_its_certificate() {

@@ -4,6 +4,7 @@
 //! honoured closes the object: its requests are refused, for served without it they would be open to everyone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -11,6 +12,7 @@ use hyper::header::HeaderValue;
 use ipnet::IpNet;
 
 use super::canary::Canary;
+use super::client_auth::ClientAuth;
 use super::{Affinity, BasicLimits, Cors, Filter, Protocol, Sources, Warner};
 use crate::route::Host;
 
@@ -22,9 +24,6 @@ const CLOSING: &[&str] = &[
     "auth-secret",
     "auth-secret-type",
     "auth-signin",
-    "auth-tls-match-cn",
-    "auth-tls-secret",
-    "auth-tls-verify-client",
     "auth-type",
     "auth-url",
     "enable-modsecurity",
@@ -45,12 +44,19 @@ pub(super) struct Options {
     pub(super) use_regex: bool,
     pub(super) aliases: Vec<Host>,
     pub(super) canary: Option<Canary>,
+    pub(super) client_auth: Option<Arc<ClientAuth>>,
+    /// TLS is not ended here.
+    pub(super) passthrough: bool,
     /// Why nothing may be served.
     pub(super) closed: Option<String>,
 }
 
 /// Reads them; what is read is taken out, so that what is left was not honoured.
-pub(super) fn options(annotations: &BTreeMap<String, String>, warner: &mut Warner<'_>) -> Options {
+pub(super) fn options(
+    annotations: &BTreeMap<String, String>,
+    namespace: &str,
+    warner: &mut Warner<'_>,
+) -> Options {
     let values = annotations
         .iter()
         .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, value.trim())))
@@ -74,6 +80,8 @@ pub(super) fn options(annotations: &BTreeMap<String, String>, warner: &mut Warne
         use_regex: reader.flag("use-regex").unwrap_or(false),
         aliases: reader.aliases(),
         canary: Canary::read(&mut reader),
+        client_auth: ClientAuth::read(&mut reader, namespace),
+        passthrough: reader.flag("ssl-passthrough").unwrap_or(false),
         filters,
         closed: None,
     };
@@ -89,6 +97,36 @@ pub(super) struct Reader<'a, 'w> {
 }
 
 impl Reader<'_, '_> {
+    pub(super) fn name(key: &str) -> String {
+        format!("{PREFIX}{key}")
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Nothing of the object may be served: `why` is for the log.
+    pub(super) fn close(&mut self, name: &str, message: impl std::fmt::Display, why: impl Into<String>) {
+        self.warner.warn(name, format!("{message}; the object is refused to everyone"));
+        self.closed.get_or_insert(why.into());
+    }
+
+    /// A value of an annotation that keeps people out: a wrong one closes the object.
+    pub(super) fn strict<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.take(key)?.to_owned();
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            let why = format!("its {key} cannot be read");
+            self.close(&Self::name(key), format!("{text:?}: expected {expected}"), why);
+        }
+        parsed
+    }
+
     fn take(&mut self, key: &str) -> Option<&str> {
         self.values.remove(key)
     }

@@ -11,7 +11,10 @@ use regex::RegexBuilder;
 use super::annotation::{self, Options};
 use super::backend::Backends;
 use super::class;
-use super::{Action, CertificateUse, Compiled, Filter, Protocol, Rewrite, Route, Settings, Share, Warner};
+use super::client_auth;
+use super::{
+    Action, CertificateUse, Compiled, Filter, Passthrough, Protocol, Rewrite, Route, Settings, Share, Warner,
+};
 use crate::object::{Name, World};
 use crate::route::{Conditions, Host, PathMatch, Rule, Table, normal};
 
@@ -25,7 +28,7 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
             continue;
         }
         let annotations = ingress.metadata.annotations.clone().unwrap_or_default();
-        let options = annotation::options(&annotations, &mut warner);
+        let options = annotation::options(&annotations, &name.namespace, &mut warner);
         let spec = ingress.spec.clone().unwrap_or_default();
         let certificates = certificates(name, &spec, &mut warner);
         ours.push(Ours { name, object: object.into(), ingress, spec, options, certificates });
@@ -50,9 +53,15 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
         compiler.canary(it);
     }
     compiler.default_backend(settings);
+    let passthrough = ours.iter().filter(|it| it.options.passthrough).flat_map(|it| compiler.passthrough(it));
+    let passthrough = passthrough.collect();
     let Compiler { mut backends, rules, .. } = compiler;
     warnings.append(&mut backends.warnings);
     let certificates = first_of_each_host(&ours, &mut warnings);
+    let wants = ours.iter().filter(|it| it.options.canary.is_none()).flat_map(|it| {
+        it.hosts().into_iter().map(|host| (host, it.options.client_auth.clone(), Arc::clone(&it.object)))
+    });
+    let client_auth = client_auth::of_each_host(wants, &mut warnings);
     warnings.dedup();
     let targets = rules.into_iter().map(|rule| Rule {
         host: rule.host,
@@ -60,7 +69,14 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
         conditions: rule.conditions,
         target: Arc::new(rule.target),
     });
-    Compiled { table: Table::new(targets), clusters: backends.into_clusters(), certificates, warnings }
+    Compiled {
+        table: Table::new(targets),
+        clusters: backends.into_clusters(),
+        certificates,
+        client_auth,
+        passthrough,
+        warnings,
+    }
 }
 
 /// An object that is served.
@@ -71,6 +87,17 @@ struct Ours<'a> {
     spec: IngressSpec,
     options: Options,
     certificates: Vec<Secured>,
+}
+
+impl Ours<'_> {
+    /// Those of all its rules that can be read; none but a default backend is for all hosts.
+    fn hosts(&self) -> Vec<Host> {
+        let rules = self.spec.rules.as_deref().unwrap_or_default();
+        let written = rules.iter().filter_map(|rule| Host::parse(rule.host.as_deref().unwrap_or("")).ok());
+        let all = written.chain(self.options.aliases.iter().cloned());
+        let whole = rules.is_empty() && self.spec.default_backend.is_some();
+        all.chain(whole.then_some(Host::Any)).collect()
+    }
 }
 
 /// A host of `spec.tls`; without a Secret the default certificate is meant, without a host the certificate's own.
@@ -285,9 +312,55 @@ impl Compiler<'_, '_> {
             action,
             limits: Default::default(),
             affinity: None,
+            client_auth: None,
         };
         let conditions = Conditions::default();
         self.rules.push(Rule { host: Host::Any, path: PathMatch::Otherwise, conditions, target });
+    }
+
+    /// Where the TLS connections of an object's hosts go that are not ended here: its backend of `/`.
+    fn passthrough(&mut self, it: &Ours<'_>) -> Vec<(Host, Passthrough)> {
+        let mut found = Vec::new();
+        let field = annotation::Reader::name("ssl-passthrough");
+        if it.options.client_auth.is_some() {
+            let message = "beside auth-tls-secret, which needs TLS to end here: it is left out";
+            self.warn(it, &field, message);
+            return found;
+        }
+        let is_list = |filter: &&Filter| matches!(filter, Filter::AllowSources(_) | Filter::DenySources(_));
+        let sources: Vec<Filter> = it.options.filters.iter().filter(is_list).cloned().collect();
+        for rule in it.spec.rules.iter().flatten() {
+            let Ok(host) = Host::parse(rule.host.as_deref().unwrap_or_default()) else { continue };
+            let paths = rule.http.iter().flat_map(|http| &http.paths);
+            let root = |path: &&HTTPIngressPath| matches!(path.path.as_deref(), None | Some("" | "/"));
+            let backend =
+                paths.clone().find(root).map(|path| &path.backend).or(it.spec.default_backend.as_ref());
+            let cluster = match (&host, backend) {
+                (Host::Any, _) => Err("a rule without a host has no name that clients would ask for"),
+                (_, None) => Err("there is no backend of `/`"),
+                (_, Some(backend)) => match self.action(it, backend, &field) {
+                    Action::Forward(shares) => shares.first().map(|share| share.cluster).ok_or(""),
+                    // It was warned of with its path.
+                    Action::Refuse { .. } => continue,
+                },
+            };
+            match cluster {
+                Ok(cluster) => {
+                    let all = [host].into_iter().chain(it.options.aliases.iter().cloned());
+                    let passthrough = Passthrough {
+                        object: Arc::clone(&it.object),
+                        cluster,
+                        sources: sources.clone(),
+                        limits: it.options.limits,
+                    };
+                    found.extend(all.map(|host| (host, passthrough.clone())));
+                }
+                Err(why) => {
+                    self.warn(it, &field, format!("{why}: expected a host and its path /; it is left out"))
+                }
+            }
+        }
+        found
     }
 
     fn warn(&mut self, it: &Ours<'_>, field: &str, message: impl Into<String>) {
@@ -416,6 +489,7 @@ impl Compiler<'_, '_> {
             action,
             limits: options.limits,
             affinity: options.affinity.clone(),
+            client_auth: options.client_auth.clone(),
         }
     }
 

@@ -7,6 +7,7 @@ mod annotation;
 mod backend;
 mod canary;
 mod class;
+mod client_auth;
 mod ingress;
 mod options;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use hyper::StatusCode;
 use ipnet::IpNet;
 use policy::Warning;
 
+pub use client_auth::{ClientAuth, HostAuth, Verify};
 pub use options::{Affinity, BasicLimits, Cors, Filter, Rewrite};
 
 use crate::object::{Name, World};
@@ -55,7 +57,22 @@ pub struct Compiled {
     pub clusters: Vec<Cluster>,
     /// Which Secret's certificate each host shows; the first of a host counts.
     pub certificates: Vec<CertificateUse>,
+    /// What hosts ask of their clients: nothing of any, or a word for each host of the rules.
+    pub client_auth: Vec<HostAuth>,
+    /// Hosts whose TLS is not ended here, and the cluster that does.
+    pub passthrough: Vec<(Host, Passthrough)>,
     pub warnings: Vec<Warning>,
+}
+
+/// Where the TLS connections of a host go as they come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passthrough {
+    pub object: Arc<str>,
+    /// Index into [`Compiled::clusters`].
+    pub cluster: usize,
+    /// Lists of sources: all that can be asked of a connection that is not read.
+    pub sources: Vec<Filter>,
+    pub limits: BasicLimits,
 }
 
 /// `spec.tls[]` of one object, for one host.
@@ -78,6 +95,8 @@ pub struct Route {
     pub action: Action,
     pub limits: BasicLimits,
     pub affinity: Option<Affinity>,
+    /// What the object asks of clients: nobody else may come, whatever the host is known to ask.
+    pub client_auth: Option<Arc<ClientAuth>>,
 }
 
 /// How a request ends that no filter answers.

@@ -13,6 +13,7 @@ use super::body::{Pause, Progress, Sent};
 use super::pool::Sender;
 use super::record::{Exchange, Fault};
 use crate::compile::Protocol;
+use crate::tls::Refusal;
 
 /// A response's body, and with it the exchange that ends with its last byte.
 pub(super) struct Download {
@@ -66,6 +67,14 @@ pub(super) fn fault(
 ) -> Response<Download> {
     exchange.blame(fault, reason);
     own(exchange, status)
+}
+
+/// An answer to a client whose certificate, or want of one, is no good.
+pub(super) fn refusal(exchange: Exchange, refusal: Refusal) -> Response<Download> {
+    let whose = if refusal.status.is_server_error() { Fault::Config } else { Fault::Client };
+    let mut response = fault(exchange, refusal.status, whose, refusal.reason);
+    response.headers_mut().extend(refusal.location.map(|location| (header::LOCATION, location)));
+    response
 }
 
 /// The last answer on its connection. HTTP/2 has no such header, and its streams do not follow one another.

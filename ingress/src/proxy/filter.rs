@@ -8,7 +8,7 @@ use super::record::Fault;
 use crate::compile::{Cors, Filter};
 
 /// Whoever hands out certificates asks here before there is one: never sent to TLS, as with nginx.
-const CHALLENGE: &str = "/.well-known/acme-challenge/";
+pub(super) const CHALLENGE: &str = "/.well-known/acme-challenge/";
 
 /// What the filters look at.
 pub(super) struct Subject<'a> {

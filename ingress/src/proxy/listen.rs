@@ -7,12 +7,12 @@ use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::TcpSocket;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{interval, timeout};
-use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
 use super::serve;
@@ -62,7 +62,7 @@ impl Proxy {
         let Listen { mut http, mut https, workers } = listen;
         let (drain, draining) = watch::channel(false);
         let (abort, aborted) = watch::channel(());
-        let tls = TlsAcceptor::from(shared.server_config());
+        let tls = shared.server_config();
         let mut proxy =
             Self { shared: Arc::clone(&shared), http, https, drain, abort: Some(abort), workers: Vec::new() };
         let (ready, readiness) = std_mpsc::channel();
@@ -71,7 +71,7 @@ impl Proxy {
             let plain = http.as_mut().map(bind).transpose()?;
             let secure = https.as_mut().map(bind).transpose()?;
             let sockets =
-                [plain.map(|socket| (socket, None)), secure.map(|socket| (socket, Some(tls.clone())))];
+                [plain.map(|socket| (socket, None)), secure.map(|socket| (socket, Some(Arc::clone(&tls))))];
             let (shared, draining, aborted, ready) =
                 (Arc::clone(&shared), draining.clone(), aborted.clone(), ready.clone());
             let worker = thread::Builder::new()
@@ -140,7 +140,7 @@ fn bind(address: &mut SocketAddr) -> Result<TcpSocket, Error> {
 /// The whole life of a worker's thread.
 fn work(
     shared: Arc<Shared>,
-    sockets: [Option<(TcpSocket, Option<TlsAcceptor>)>; 2],
+    sockets: [Option<(TcpSocket, Option<Arc<ServerConfig>>)>; 2],
     draining: watch::Receiver<bool>,
     mut aborted: watch::Receiver<()>,
     ready: &std_mpsc::Sender<io::Result<()>>,

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::balance::Load;
-use crate::compile::{Cluster, Compiled, Protocol, Route};
+use rustls::server::ResolvesServerCert;
+
+use crate::compile::{Cluster, Compiled, Passthrough, Protocol, Route};
 use crate::route::Table;
-use crate::tls::Certificates;
+use crate::tls::{Authority, Certificates, HostMap, Setup};
 
 /// What is served; immutable, but for the endpoints' load.
 #[derive(Default)]
@@ -15,6 +17,10 @@ pub struct Snapshot {
     pub(super) table: Table<Arc<Route>>,
     pub(super) clusters: Vec<LiveCluster>,
     pub(super) certificates: Certificates,
+    /// Hosts that ask their clients for certificates; where any does, those that do not, too.
+    pub(super) setups: HostMap<Option<Arc<Setup>>>,
+    /// Hosts whose TLS is not ended here.
+    pub(super) passthrough: HostMap<Passthrough>,
 }
 
 pub(super) struct LiveCluster {
@@ -36,14 +42,22 @@ pub(super) struct Endpoint {
     pub(super) load: Load,
 }
 
-/// The endpoints of the last generation, so that the next one knows their load.
+/// The endpoints of the last generation, so that the next one knows their load, and its set-ups, so that sessions can be
+/// resumed for as long as nothing about them changes.
 #[derive(Default)]
 pub(super) struct Registry {
     endpoints: HashMap<(SocketAddr, Protocol), Arc<Endpoint>>,
+    setups: Vec<Arc<Setup>>,
 }
 
 impl Registry {
-    pub(super) fn snapshot(&mut self, compiled: Compiled, certificates: Certificates) -> Snapshot {
+    pub(super) fn snapshot(
+        &mut self,
+        compiled: Compiled,
+        mut certificates: Certificates,
+        resolver: &Arc<dyn ResolvesServerCert>,
+    ) -> Snapshot {
+        let setups = self.setups(&mut certificates, resolver);
         let mut last = std::mem::take(&mut self.endpoints);
         let mut of = |address: &SocketAddr, protocol| {
             let key = (*address, protocol);
@@ -66,7 +80,26 @@ impl Registry {
                 empty,
             })
             .collect();
-        Snapshot { table: compiled.table, clusters, certificates }
+        // The oldest object has the host.
+        let passthrough = compiled.passthrough.into_iter().rev().collect();
+        Snapshot { table: compiled.table, clusters, certificates, setups, passthrough }
+    }
+
+    fn setups(
+        &mut self,
+        certificates: &mut Certificates,
+        resolver: &Arc<dyn ResolvesServerCert>,
+    ) -> HostMap<Option<Arc<Setup>>> {
+        let last = std::mem::take(&mut self.setups);
+        let mut of = |authority: Arc<Authority>| {
+            let known = self.setups.iter().chain(&last).find(|setup| setup.is(&authority)).cloned();
+            let setup = known.unwrap_or_else(|| Arc::new(Setup::new(authority, Arc::clone(resolver))));
+            if !self.setups.iter().any(|it| Arc::ptr_eq(it, &setup)) {
+                self.setups.push(Arc::clone(&setup));
+            }
+            setup
+        };
+        certificates.take_clients().into_iter().map(|(host, asked)| (host, asked.map(&mut of))).collect()
     }
 }
 

@@ -16,6 +16,7 @@ mod metrics;
 mod pool;
 mod record;
 mod request;
+mod secure;
 mod serve;
 mod upgrade;
 mod worker;
@@ -70,7 +71,9 @@ impl Default for Tuning {
 
 /// What all workers share.
 pub struct Shared {
-    snapshot: ArcSwap<Snapshot>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Of every TLS set-up.
+    resolver: Arc<dyn ResolvesServerCert>,
     registry: Mutex<Registry>,
     tuning: Tuning,
     metrics: Metrics,
@@ -80,8 +83,10 @@ pub struct Shared {
 impl Shared {
     /// Serves nothing yet. `log`: where the access log goes.
     pub fn new(tuning: Tuning, log: Option<Box<dyn Write + Send>>) -> Self {
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            resolver: Arc::new(Resolver(Arc::clone(&snapshot))),
+            snapshot,
             registry: Mutex::default(),
             tuning,
             metrics: Metrics::default(),
@@ -92,7 +97,7 @@ impl Shared {
     /// Serves this from now on. Requests in flight end as they began.
     pub fn serve(&self, compiled: Compiled, certificates: Certificates) {
         let mut registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let snapshot = registry.snapshot(compiled, certificates);
+        let snapshot = registry.snapshot(compiled, certificates, &self.resolver);
         self.metrics.generation();
         self.snapshot.store(snapshot.into());
     }
@@ -101,13 +106,14 @@ impl Shared {
         &self.metrics
     }
 
-    fn server_config(self: &Arc<Self>) -> Arc<ServerConfig> {
-        Arc::new(tls::server_config(Arc::new(Resolver(Arc::clone(self)))))
+    /// How every host speaks TLS that asks its clients for nothing.
+    fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::new(tls::server_config(Arc::clone(&self.resolver), None))
     }
 }
 
 /// What a handshake shows is what the snapshot of that moment has.
-struct Resolver(Arc<Shared>);
+struct Resolver(Arc<ArcSwap<Snapshot>>);
 
 impl std::fmt::Debug for Resolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -118,6 +124,6 @@ impl std::fmt::Debug for Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
-        self.0.snapshot.load().certificates.find(name.as_deref()).cloned()
+        self.0.load().certificates.find(name.as_deref()).cloned()
     }
 }

@@ -48,9 +48,12 @@ fn framing(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
         return refuse(StatusCode::BAD_REQUEST, "a Content-Length that is not one number");
     }
     // Names with a low line become the same variable as those with a hyphen in many an upstream: X_Forwarded_For.
-    let forged = |name: &str| name.contains('_') && name.replace('_', "-").starts_with("x-forwarded");
+    let forged = |name: &str| {
+        let hyphens = || name.replace('_', "-");
+        name.contains('_') && ["x-forwarded", "ssl-client"].iter().any(|ours| hyphens().starts_with(ours))
+    };
     if headers.keys().any(|name| forged(name.as_str())) {
-        return refuse(StatusCode::BAD_REQUEST, "a header that could be taken for X-Forwarded");
+        return refuse(StatusCode::BAD_REQUEST, "a header that could be taken for one of ours");
     }
     debug_assert!(version <= Version::HTTP_2, "no other version is served");
     Ok(())

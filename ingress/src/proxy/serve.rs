@@ -11,12 +11,12 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::answer::{self, Download};
@@ -27,6 +27,7 @@ use super::forward::{self, Passed};
 use super::headers::{self, Origin};
 use super::record::{Exchange, Fault};
 use super::request;
+use super::secure::{self, Greeted, Shown};
 use super::upgrade::Upgrade;
 use super::worker::Worker;
 use crate::compile::Action;
@@ -39,11 +40,13 @@ pub(super) type Alive = mpsc::Sender<()>;
 
 /// One connection, as its requests see it.
 #[derive(Clone)]
-struct Client {
-    worker: Rc<Worker>,
-    peer: SocketAddr,
-    local: SocketAddr,
-    tls: bool,
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) tls: bool,
+    /// What the client has shown where its host asks for certificates.
+    pub(super) shown: Option<Rc<Shown>>,
     alive: Alive,
 }
 
@@ -51,7 +54,7 @@ struct Client {
 pub(super) async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerConfig>>,
     mut drain: watch::Receiver<bool>,
     alive: Alive,
 ) {
@@ -67,6 +70,7 @@ pub(super) async fn accept(
                     peer,
                     local,
                     tls: tls.is_some(),
+                    shown: None,
                     alive: alive.clone(),
                 };
                 spawn_local(connection(client, stream, tls.clone(), drain.clone()));
@@ -97,9 +101,9 @@ impl Drop for Open {
 }
 
 async fn connection(
-    client: Client,
+    mut client: Client,
     stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerConfig>>,
     drain: watch::Receiver<bool>,
 ) {
     let _open = Open::new(&client.worker);
@@ -107,14 +111,21 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         return debug!(%peer, %error, "connection lost");
     }
-    let Some(acceptor) = tls else {
+    let Some(config) = tls else {
         return http1(client, stream, drain).await;
     };
-    match timeout(client.worker.shared.tuning.handshake, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            http2(client, stream, drain).await
+    match timeout(client.worker.shared.tuning.handshake, secure::greet(&client, stream, &config)).await {
+        Ok(Ok(Greeted::Ours(stream, shown))) => {
+            client.shown = shown;
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                http2(client, stream, drain).await
+            } else {
+                http1(client, stream, drain).await
+            }
         }
-        Ok(Ok(stream)) => http1(client, stream, drain).await,
+        Ok(Ok(Greeted::Elsewhere(stream, read, passthrough))) => {
+            secure::pass(client, stream, read, passthrough).await
+        }
         failed => {
             client.worker.shared.metrics.handshake_failed();
             match failed {
@@ -189,7 +200,7 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
             alive: client.alive.clone(),
         },
     );
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let tuning = &worker.shared.tuning;
     let origin = Origin::new(client.peer.ip(), client.tls, &tuning.trusted, &parts.headers);
     let id = match headers::request_id(&parts.headers) {
@@ -243,6 +254,11 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
         return Ok(answer::fault(exchange, StatusCode::NOT_FOUND, Fault::Client, "no rule matches it"));
     };
     exchange.object = Some(Arc::clone(&route.object));
+    if client.tls
+        && let Err(refusal) = secure::admit(&client, &snapshot, &host, &route)
+    {
+        return Ok(answer::refusal(exchange, refusal));
+    }
     let subject = Subject {
         method: &parts.method,
         uri: &parts.uri,
@@ -261,10 +277,16 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
             return Ok(response);
         }
     };
+    if !client.tls
+        && let Err(refusal) = secure::admit_clear(&snapshot, &host, &path, &route)
+    {
+        return Ok(answer::refusal(exchange, refusal));
+    }
     Ok(match &route.action {
         Action::Refuse { status, why } => answer::fault(exchange, *status, Fault::Config, why.clone()),
         Action::Forward(shares) => {
             drop(path);
+            secure::write(&client, &snapshot, &mut parts.headers);
             let passed =
                 Passed { parts, body, upgrade, origin, peer: client.peer, local: client.local, effects };
             forward::forward(exchange, &snapshot, &route, shares, passed).await

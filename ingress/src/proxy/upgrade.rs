@@ -38,10 +38,19 @@ pub(super) fn tunnel(client: Upgrade, upstream: OnUpgrade, in_flight: Option<InF
             Ok(both) => both,
             Err(error) => return debug!(%error, "no tunnel"),
         };
-        let (client_in, client_out) = split(TokioIo::new(client));
-        let (upstream_in, upstream_out) = split(TokioIo::new(upstream));
-        tokio::join!(carry(client_in, upstream_out, idle), carry(upstream_in, client_out, idle));
+        carry_both(TokioIo::new(client), TokioIo::new(upstream), idle).await;
     });
+}
+
+/// Carries bytes both ways until both ends have finished, or neither has said anything for `idle`.
+pub(super) async fn carry_both(
+    one: impl AsyncRead + AsyncWrite + Unpin,
+    other: impl AsyncRead + AsyncWrite + Unpin,
+    idle: Duration,
+) {
+    let (one_in, one_out) = split(one);
+    let (other_in, other_out) = split(other);
+    tokio::join!(carry(one_in, other_out, idle), carry(other_in, one_out, idle));
 }
 
 /// One way. What is read is written before more is read, so a slow reader holds the writer back.

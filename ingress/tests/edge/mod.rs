@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod client;
+pub(crate) mod tls;
 pub(crate) mod upstream;
 
 use std::io::{self, Write};
@@ -76,7 +77,7 @@ impl Edge {
         }
         let mut compiled = compile(&world, &self.settings);
         let mut warnings = std::mem::take(&mut compiled.warnings);
-        let (certificates, more) = Certificates::new(&compiled.certificates, &world, &self.settings);
+        let (certificates, more) = Certificates::new(&compiled, &world, &self.settings);
         warnings.extend(more);
         *self.warnings.lock().unwrap() = warnings.iter().map(ToString::to_string).collect();
         self.shared.serve(compiled, certificates);

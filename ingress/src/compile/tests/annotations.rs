@@ -14,7 +14,7 @@ fn filters(served: &Served) -> &[Filter] {
 
 #[test]
 fn an_annotation_that_keeps_people_out_and_is_not_supported_closes_the_object() {
-    for key in ["auth-url", "auth-type", "auth-secret", "auth-tls-secret", "satisfy"] {
+    for key in ["auth-url", "auth-type", "auth-secret", "satisfy"] {
         let served = one(key, "x");
         assert_eq!(served.to("a.b/"), "503", "{key}");
         served.warns(&[&format!("Ingress shop/a: nginx.ingress.kubernetes.io/{key}: not supported")]);
