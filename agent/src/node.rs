@@ -71,17 +71,14 @@ pub(crate) async fn follow(
     let mut told = None;
     let mut wired = false;
     loop {
-        // Whether there is news, and whether the routes are to be looked at.
-        let (news, look) = tokio::select! {
-            changed = neighbourhood.changed() => match changed {
-                Ok(()) => (true, true),
-                Err(_) => return,
-            },
-            () = routes.news() => (true, true),
-            () = disturbed.notified() => (false, true),
-            _ = seconds.tick() => (false, false),
+        let alarm = async {
+            tokio::select! {
+                () = routes.news() => Work { news: true, look: true },
+                () = disturbed.notified() => Work { news: false, look: true },
+                _ = seconds.tick() => Work { news: false, look: false },
+            }
         };
-        let now = neighbourhood.borrow_and_update().clone();
+        let Some((now, Work { news, look })) = next(&mut neighbourhood, alarm).await else { return };
         let mut mended = Vec::new();
         if look {
             let (others, unroutable) = cidrs::routable(now.own.as_ref(), &now.others, &on_link);
@@ -133,6 +130,34 @@ pub(crate) async fn follow(
     }
 }
 
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Work {
+    /// The nodes or the ways to them are others: what is written now is no repair.
+    news: bool,
+    /// The routes are to be looked at.
+    look: bool,
+}
+
+/// Waits for another neighbourhood or for `alarm`. `None` when nobody tells of neighbourhoods any more.
+async fn next(
+    neighbourhood: &mut watch::Receiver<Neighbourhood>,
+    alarm: impl Future<Output = Work>,
+) -> Option<(Neighbourhood, Work)> {
+    let mut work = tokio::select! {
+        changed = neighbourhood.changed() => {
+            changed.ok()?;
+            Work { news: true, look: true }
+        }
+        work = alarm => work,
+    };
+    // Both may be due at once, and then chance says which is heard: here the neighbourhood counts as seen in either case.
+    if neighbourhood.has_changed().is_ok_and(|changed| changed) {
+        work = Work { news: true, look: true };
+    }
+    Some((neighbourhood.borrow_and_update().clone(), work))
+}
+
 impl Plugin {
     /// Another plugin's configuration that the runtime prefers: it takes the first file in the order of names.
     fn overtaken(&self) -> Option<String> {
@@ -161,5 +186,26 @@ impl Plugin {
             info!(file = %self.path.display(), "plugin's configuration written");
         }
         Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_neighbourhood_is_acted_upon_also_when_the_second_strikes_at_once() {
+        let strike = || async { Work { news: false, look: false } };
+        let (tell, mut neighbourhood) = watch::channel(Neighbourhood::default());
+        // Which of two that are due comes first is left to chance.
+        for round in 0..64 {
+            tell.send_modify(|last| last.ready = round % 2 == 0);
+            let (now, work) = next(&mut neighbourhood, strike()).await.unwrap();
+            assert_eq!((now.ready, work), (round % 2 == 0, Work { news: true, look: true }));
+        }
+        let (_, work) = next(&mut neighbourhood, strike()).await.unwrap();
+        assert_eq!(work, Work { news: false, look: false });
+        drop(tell);
+        assert_eq!(next(&mut neighbourhood, std::future::pending()).await, None);
     }
 }
