@@ -42,6 +42,9 @@ pub(crate) struct Config {
     /// Blocks of addresses whose X-Forwarded-* and Forwarded are believed
     #[arg(long, value_delimiter = ',')]
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Blocks of addresses (load balancers) whose connections begin with a header of the PROXY protocol, version 1 or 2
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) proxy_protocol: Vec<IpNet>,
     /// The port that redirects to TLS name
     #[arg(long, default_value_t = 443)]
     pub(crate) https_port: u16,

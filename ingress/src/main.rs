@@ -60,6 +60,7 @@ fn run(config: Config) -> Result<()> {
     let tuning = Tuning {
         drain: Duration::from_secs(config.drain_seconds),
         trusted: config.trusted_proxies,
+        announcing: config.proxy_protocol,
         https_port: config.https_port,
         ..Tuning::default()
     };

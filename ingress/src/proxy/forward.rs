@@ -26,6 +26,7 @@ use super::live::{Endpoint, LiveCluster, Snapshot};
 use super::pool::Sender;
 use super::record::{Exchange, Fault};
 use super::upgrade::{self, Upgrade};
+use super::worker::Worker;
 use crate::compile::{Affinity, Route, Share};
 use crate::route::cookie;
 
@@ -69,12 +70,16 @@ pub(super) async fn forward(
     }
     let wanted = route.affinity.as_ref().and_then(|it| marked(it, cluster, &passed.parts.headers));
     let Passed { parts, body, upgrade, origin, peer, local, mut effects } = passed;
+    let by_connect = upgrade.as_ref().is_some_and(Upgrade::is_stream);
     let upgrade = upgrade.filter(|_| !cluster.protocol.is_http2());
+    if by_connect && upgrade.is_none() {
+        let reason = "WebSocket with an upstream of HTTP/2, which is not supported";
+        return answer::fault(exchange, StatusCode::NOT_IMPLEMENTED, Fault::Config, reason);
+    }
     let progress = Rc::clone(&exchange.received);
     let upload = Upload::new(body, limit, route.limits.send, Rc::clone(&progress));
     let repeatable = parts.method.is_idempotent() && upload.is_none() && upgrade.is_none();
-    let head =
-        Head { origin, peer, local, id: &exchange.id, upgrade: upgrade.as_ref().map(Upgrade::protocol) };
+    let head = Head { origin, peer, local, id: &exchange.id, upgrade: upgrade.as_ref(), worker: &worker };
     let mut request = match head.request(parts, upload, &mut effects, cluster) {
         Ok(request) => request,
         Err(reason) => return answer::fault(exchange, StatusCode::BAD_REQUEST, Fault::Client, reason),
@@ -235,7 +240,8 @@ struct Head<'a> {
     peer: SocketAddr,
     local: SocketAddr,
     id: &'a str,
-    upgrade: Option<&'a HeaderValue>,
+    upgrade: Option<&'a Upgrade>,
+    worker: &'a Worker,
 }
 
 impl Head<'_> {
@@ -264,8 +270,7 @@ impl Head<'_> {
             parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
         if let Some(upgrade) = self.upgrade {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(header::UPGRADE, upgrade.clone());
+            upgrade.ask(&mut parts.headers, [self.worker.chance(), self.worker.chance()]);
         }
         let path = path_and_query(&parts.uri, effects.path.take())?;
         let mut uri = Uri::builder().path_and_query(path);
@@ -327,6 +332,10 @@ fn answer_with(
             let reason = "it switched protocols without being asked to";
             return answer::fault(exchange, StatusCode::BAD_GATEWAY, Fault::Upstream, reason);
         }
+        (false, Some(upgrade)) if upgrade.is_misled_by(response.status()) => {
+            let reason = format!("it answered {} where WebSocket was asked for", response.status());
+            return answer::fault(exchange, StatusCode::BAD_GATEWAY, Fault::Upstream, reason);
+        }
         (false, _) => None,
     };
     let (mut parts, body) = response.into_parts();
@@ -347,8 +356,7 @@ fn answer_with(
     parts.version = Version::HTTP_11;
     let lent = match tunnel {
         Some((client, upstream)) => {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
+            client.agree(&mut parts.status, &mut parts.headers, protocol);
             upgrade::tunnel(client, upstream, exchange.in_flight.take(), route.limits.read);
             None
         }

@@ -14,6 +14,7 @@ mod listen;
 mod live;
 mod metrics;
 mod pool;
+mod proxy_protocol;
 mod record;
 mod request;
 mod secure;
@@ -50,6 +51,8 @@ pub struct Tuning {
     pub drain: Duration,
     /// Whose `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted: Vec<IpNet>,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub announcing: Vec<IpNet>,
     /// The port that redirects to TLS name, if it is not 443.
     pub https_port: u16,
     /// Bytes of a request's head, and so of each of its headers.
@@ -63,6 +66,7 @@ impl Default for Tuning {
             handshake: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             trusted: Vec::new(),
+            announcing: Vec::new(),
             https_port: 443,
             head_bytes: 64 << 10,
         }

@@ -25,7 +25,8 @@ fn refuse<T>(status: StatusCode, reason: &'static str) -> Result<T, Refusal> {
 /// The host that the request is for, in the spelling of the table.
 pub(super) fn check(parts: &Parts) -> Result<String, Refusal> {
     if parts.method == Method::CONNECT {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT: this is no forward proxy");
+        let reason = "CONNECT: this is no forward proxy, and of RFC 8441 it knows WebSocket";
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, reason);
     }
     framing(parts.version, &parts.headers)?;
     host(parts)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,6 +25,7 @@ use super::connect::LocalExecutor;
 use super::filter::{self, Subject};
 use super::forward::{self, Passed};
 use super::headers::{self, Origin};
+use super::proxy_protocol::{self, Ends};
 use super::record::{Exchange, Fault};
 use super::request;
 use super::secure::{self, Greeted, Shown};
@@ -102,7 +103,7 @@ impl Drop for Open {
 
 async fn connection(
     mut client: Client,
-    stream: TcpStream,
+    mut stream: TcpStream,
     tls: Option<Arc<ServerConfig>>,
     drain: watch::Receiver<bool>,
 ) {
@@ -111,8 +112,28 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         return debug!(%peer, %error, "connection lost");
     }
+    let tuning = &client.worker.shared.tuning;
+    let address = peer.ip().to_canonical();
+    if tuning.announcing.iter().any(|net| net.contains(&address)) {
+        match timeout(tuning.handshake, proxy_protocol::read(&mut stream)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(Ends { client: peer, local }))) => (client.peer, client.local) = (peer, local),
+            Ok(Err(error)) => return debug!(%peer, %error, "connection closed"),
+            Err(_) => return debug!(%peer, "no PROXY header in time"),
+        }
+    }
     let Some(config) = tls else {
-        return http1(client, stream, drain).await;
+        let mut ends = drain.clone();
+        let begun = tokio::select! {
+            biased;
+            begun = speaks_http2(&stream, client.worker.shared.tuning.head) => begun,
+            _ = ends.wait_for(|drain| *drain) => None,
+        };
+        return match begun {
+            Some(true) => http2(client, stream, drain).await,
+            Some(false) => http1(client, stream, drain).await,
+            None => debug!(%peer, "connection ended before its first request"),
+        };
     };
     match timeout(client.worker.shared.tuning.handshake, secure::greet(&client, stream, &config)).await {
         Ok(Ok(Greeted::Ours(stream, shown))) => {
@@ -134,6 +155,24 @@ async fn connection(
             }
         }
     }
+}
+
+/// Whether a connection in the clear begins as HTTP/2 does with prior knowledge. `None`: it does not begin.
+async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
+    // No method of HTTP/1.1 begins so; all of it comes at once, unless somebody takes it apart.
+    const BEGIN: &[u8] = b"PRI ";
+    let begun = async {
+        loop {
+            let mut start = [0; BEGIN.len()];
+            match stream.peek(&mut start).await.ok()? {
+                0 => return None,
+                len if start[..len] != BEGIN[..len] => return Some(false),
+                4 => return Some(true),
+                _ => sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    timeout(patience, begun).await.ok().flatten()
 }
 
 async fn http1<S>(client: Client, stream: S, mut drain: watch::Receiver<bool>)
@@ -172,6 +211,7 @@ where
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(u32::try_from(tuning.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(tuning.head)
@@ -193,13 +233,7 @@ where
 
 async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
     let worker = &client.worker;
-    let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11).map(
-        |protocol| Upgrade {
-            protocol,
-            client: hyper::upgrade::on(&mut request),
-            alive: client.alive.clone(),
-        },
-    );
+    let upgrade = Upgrade::asked(&mut request, &client.alive);
     let (mut parts, body) = request.into_parts();
     let tuning = &worker.shared.tuning;
     let origin = Origin::new(client.peer.ip(), client.tls, &tuning.trusted, &parts.headers);

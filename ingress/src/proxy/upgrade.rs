@@ -1,10 +1,18 @@
 //! Connections that go over to another protocol: WebSocket and whatever else two ends agree on.
+//!
+//! A client of HTTP/2 asks for WebSocket by an extended CONNECT (RFC 8441); its stream becomes the connection, and the
+//! upstream sees the same request as from a client of HTTP/1.1.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::task::spawn_local;
@@ -12,19 +20,75 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::balance::InFlight;
+use super::headers;
 use super::serve::Alive;
+
+/// The one protocol that extended CONNECT is registered for and an upgrade of HTTP/1.1 has, too.
+const WEBSOCKET: &str = "websocket";
 
 /// The client's half, which is had once the upstream has agreed.
 pub(super) struct Upgrade {
-    pub(super) protocol: HeaderValue,
-    pub(super) client: OnUpgrade,
+    protocol: HeaderValue,
+    client: OnUpgrade,
+    /// Asked for by an extended CONNECT.
+    is_stream: bool,
     /// Holds the end of the worker back for as long as the tunnel lives.
-    pub(super) alive: Alive,
+    alive: Alive,
 }
 
 impl Upgrade {
-    pub(super) fn protocol(&self) -> &HeaderValue {
-        &self.protocol
+    /// What the client asks for, if it asks. A request by extended CONNECT becomes what it would be in HTTP/1.1.
+    pub(super) fn asked(request: &mut Request<Incoming>, alive: &Alive) -> Option<Self> {
+        let (protocol, is_stream) = match request.version() {
+            Version::HTTP_11 => (headers::upgrade(request.headers())?, false),
+            Version::HTTP_2 if request.method() == Method::CONNECT => {
+                let asked = request.extensions().get::<Protocol>()?;
+                asked.as_str().eq_ignore_ascii_case(WEBSOCKET).then_some(())?;
+                (HeaderValue::from_static(WEBSOCKET), true)
+            }
+            _ => return None,
+        };
+        let client = hyper::upgrade::on(&mut *request);
+        if is_stream {
+            *request.method_mut() = Method::GET;
+        }
+        Some(Self { protocol, client, is_stream, alive: alive.clone() })
+    }
+
+    /// Asks the upstream for the same.
+    pub(super) fn ask(&self, headers: &mut HeaderMap, chance: [u64; 2]) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, self.protocol.clone());
+        // HTTP/2 has none: its streams need no proof that the other end knows what it agrees to (RFC 8441 §5.1).
+        if self.is_stream {
+            let key = BASE64_STANDARD.encode(chance.map(u64::to_be_bytes).as_flattened());
+            headers.extend(HeaderValue::from_str(&key).ok().map(|key| (header::SEC_WEBSOCKET_KEY, key)));
+        }
+    }
+
+    /// What the client is told of the upstream's consent.
+    pub(super) fn agree(
+        &self,
+        status: &mut StatusCode,
+        headers: &mut HeaderMap,
+        agreed: Option<HeaderValue>,
+    ) {
+        if self.is_stream {
+            *status = StatusCode::OK;
+            headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.extend(agreed.map(|protocol| (header::UPGRADE, protocol)));
+        }
+    }
+
+    /// Whether an answer that does not agree would look to the client as if it did.
+    pub(super) fn is_misled_by(&self, status: StatusCode) -> bool {
+        self.is_stream && status.is_success()
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream
     }
 }
 

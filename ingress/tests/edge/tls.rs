@@ -61,8 +61,19 @@ pub(crate) fn connect(
     address: SocketAddr,
     name: &str,
 ) -> Result<Stream, std::io::Error> {
-    let stream = TcpStream::connect(address).unwrap();
+    connect_by(config, address, name, b"")
+}
+
+/// The same with something said before it.
+pub(crate) fn connect_by(
+    config: &Arc<ClientConfig>,
+    address: SocketAddr,
+    name: &str,
+    first: &[u8],
+) -> Result<Stream, std::io::Error> {
+    let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+    stream.write_all(first).unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), stream);
     while stream.conn.is_handshaking() {
