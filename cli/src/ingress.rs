@@ -37,7 +37,7 @@ enum Command {
 }
 
 const AFTER: &str = "\
-Every object is looked at as if its class were Weir's, whatever class it names. Endpoints and certificates are not \
+Every object is looked at as if its class were Weir's, whatever class it names. Endpoints and Secrets are not \
 looked at: they need not be written anywhere.
 
 Exit status: 0 if nothing is found, 1 if something is, 2 if the manifests cannot be read.";
@@ -90,7 +90,8 @@ fn lint(paths: Vec<PathBuf>) -> Result<Linted, String> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         places.add(&shown(path), &text);
     }
-    let settings = Settings { classes: all_classes(&world), without_class: true, ..Settings::default() };
+    let classes = all_classes(&world);
+    let settings = Settings { classes, without_class: true, secrets: false, ..Settings::default() };
     world.classes.clear();
     let mut compiled = compile(&world, &settings);
     warnings.append(&mut compiled.warnings);

@@ -15,7 +15,7 @@ metadata:
   name: shop
   annotations:
     nginx.ingress.kubernetes.io/rewrite-target: /$2
-    nginx.ingress.kubernetes.io/auth-url: http://auth/
+    nginx.ingress.kubernetes.io/enable-modsecurity: \"true\"
     nginx.ingress.kubernetes.io/configuration-snippet: |
       more_set_headers \"A: b\";
 spec:
@@ -60,8 +60,8 @@ impl Drop for Manifests {
 fn what_would_not_be_honoured_is_named_with_its_place() {
     let output = Manifests::new("found", MANIFESTS).lint(&[]);
     let expected = "\
-shop.yaml:12: Ingress default/shop: nginx.ingress.kubernetes.io/auth-url: not supported: without it the object would be open, \
-so it is refused to everyone
+shop.yaml:12: Ingress default/shop: nginx.ingress.kubernetes.io/enable-modsecurity: not supported: without it the object would be \
+open; the object is refused to everyone
 shop.yaml:13: Ingress default/shop: nginx.ingress.kubernetes.io/configuration-snippet: not honoured: snippets of nginx's \
 configuration never are
 shop.yaml:26: Ingress default/shop: spec.rules[0].http.paths[1].backend.service: there is no Service default/wbe; its requests \
@@ -77,7 +77,7 @@ fn what_would_be_honoured_is_found_whatever_class_it_names() {
     let fine = MANIFESTS.replace("wbe", "web");
     let kept: Vec<&str> = fine
         .lines()
-        .filter(|line| !["auth-url", "snippet", "more_set"].iter().any(|gone| line.contains(gone)))
+        .filter(|line| !["modsecurity", "snippet", "more_set"].iter().any(|gone| line.contains(gone)))
         .collect();
     let manifests = Manifests::new("fine", &kept.join("\n"));
     let output = manifests.lint(&[]);

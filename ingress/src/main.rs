@@ -74,6 +74,7 @@ fn run(config: Config) -> Result<()> {
         without_class: !config.only_with_class,
         default_backend: config.default_backend,
         default_certificate: config.default_certificate,
+        secrets: true,
     };
     // Nothing is served before all files have been read once.
     let mut source = Source::new(config.files, settings, Arc::clone(&shared))?;

@@ -103,9 +103,9 @@ fn what_is_saved_is_served_and_a_slip_costs_nothing() {
     running.says("a.yaml:1: not valid YAML");
     assert_eq!(client.get("a.b", "/", "").body, "one: GET / HTTP/1.1 +0\n");
 
-    running.write("a.yaml", &everything(&[("limit-rps", "5")], &[other.address]));
+    running.write("a.yaml", &everything(&[("geoip", "5")], &[other.address]));
     eventually(|| (client.get("a.b", "/", "").body == "other: GET / HTTP/1.1 +0\n").then_some(()));
-    running.says("Ingress default/all: nginx.ingress.kubernetes.io/limit-rps: not honoured");
+    running.says("Ingress default/all: nginx.ingress.kubernetes.io/geoip: not honoured");
 
     fs::remove_file(running.folder.join("a.yaml")).unwrap();
     eventually(|| (client.get("a.b", "/", "").status == 404).then_some(()));

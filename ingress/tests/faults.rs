@@ -41,7 +41,7 @@ fn every_failure_has_its_status_and_says_whose_fault_it_was() {
     let rules = ["- Prefix / none"];
     fails(&ingress("all", &[], &rules), 503, "config", "there is no Service default/none");
     fails(&everything(&[], &[nobody()]), 502, "upstream", "Connection refused");
-    fails(&everything(&[("auth-url", "http://x/")], &[nobody()]), 503, "config", "auth-url");
+    fails(&everything(&[("enable-modsecurity", "true")], &[nobody()]), 503, "config", "enable-modsecurity");
     fails(&everything(&[("whitelist-source-range", "192.0.2.1")], &[nobody()]), 403, "client", "127.0.0.1");
     let closes = Upstream::new(|_, _| Ok(false));
     fails(&everything(&[], &[closes.address]), 502, "upstream", "no response");

@@ -11,24 +11,15 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
 
+use super::access::{Basic, External, Guard, Limits, Surroundings};
 use super::canary::Canary;
 use super::client_auth::ClientAuth;
+use super::reader::Reader;
 use super::{Affinity, BasicLimits, Cors, Filter, Protocol, Sources, Warner};
 use crate::route::Host;
 
-const PREFIX: &str = "nginx.ingress.kubernetes.io/";
-
-/// Annotations that keep somebody out, which we cannot do yet.
-const CLOSING: &[&str] = &[
-    "auth-realm",
-    "auth-secret",
-    "auth-secret-type",
-    "auth-signin",
-    "auth-type",
-    "auth-url",
-    "enable-modsecurity",
-    "satisfy",
-];
+/// Annotations that keep somebody out, which we cannot do.
+const CLOSING: &[&str] = &["enable-modsecurity"];
 
 /// All that the annotations of one object ask for.
 #[derive(Debug)]
@@ -47,6 +38,8 @@ pub(super) struct Options {
     pub(super) client_auth: Option<Arc<ClientAuth>>,
     /// TLS is not ended here.
     pub(super) passthrough: bool,
+    pub(super) guard: Option<Guard>,
+    pub(super) rates: Option<Limits>,
     /// Why nothing may be served.
     pub(super) closed: Option<String>,
 }
@@ -54,14 +47,11 @@ pub(super) struct Options {
 /// Reads them; what is read is taken out, so that what is left was not honoured.
 pub(super) fn options(
     annotations: &BTreeMap<String, String>,
-    namespace: &str,
+    around: &Surroundings<'_>,
     warner: &mut Warner<'_>,
 ) -> Options {
-    let values = annotations
-        .iter()
-        .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, value.trim())))
-        .collect();
-    let mut reader = Reader { values, warner, closed: None };
+    let object = warner.object;
+    let mut reader = Reader::new(annotations, warner);
     let mut filters = Vec::new();
     reader.sources(&mut filters);
     reader.redirects(&mut filters);
@@ -80,8 +70,10 @@ pub(super) fn options(
         use_regex: reader.flag("use-regex").unwrap_or(false),
         aliases: reader.aliases(),
         canary: Canary::read(&mut reader),
-        client_auth: ClientAuth::read(&mut reader, namespace),
+        client_auth: ClientAuth::read(&mut reader, around.namespace),
         passthrough: reader.flag("ssl-passthrough").unwrap_or(false),
+        guard: guard(&mut reader, around, &mut filters),
+        rates: Limits::read(&mut reader, object),
         filters,
         closed: None,
     };
@@ -90,95 +82,44 @@ pub(super) fn options(
     Options { closed, ..options }
 }
 
-pub(super) struct Reader<'a, 'w> {
-    values: BTreeMap<&'a str, &'a str>,
-    warner: &'a mut Warner<'w>,
-    closed: Option<String>,
+fn guard(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>, filters: &mut Vec<Filter>) -> Option<Guard> {
+    let basic = Basic::read(reader, around);
+    let external = External::read(reader, around);
+    let any = reader.strict("satisfy", "\"any\" or \"all\"", |text| match text {
+        "any" => Some(true),
+        "all" => Some(false),
+        _ => None,
+    });
+    let mut guard = Guard { any: any.unwrap_or(false), basic, external, ..Guard::default() };
+    if guard.basic.is_none() && guard.external.is_none() {
+        return None;
+    }
+    if guard.any {
+        // A list of sources is one of the ways in now, and no filter.
+        filters.retain(|filter| match filter {
+            Filter::AllowSources(sources) => {
+                guard.sources.get_or_insert_default().extend(sources);
+                false
+            }
+            _ => true,
+        });
+    }
+    Some(guard)
 }
 
 impl Reader<'_, '_> {
-    pub(super) fn name(key: &str) -> String {
-        format!("{PREFIX}{key}")
-    }
-
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.values.contains_key(key)
-    }
-
-    /// Nothing of the object may be served: `why` is for the log.
-    pub(super) fn close(&mut self, name: &str, message: impl std::fmt::Display, why: impl Into<String>) {
-        self.warner.warn(name, format!("{message}; the object is refused to everyone"));
-        self.closed.get_or_insert(why.into());
-    }
-
-    /// A value of an annotation that keeps people out: a wrong one closes the object.
-    pub(super) fn strict<T>(
-        &mut self,
-        key: &str,
-        expected: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
-        let text = self.take(key)?.to_owned();
-        let parsed = parse(&text);
-        if parsed.is_none() {
-            let why = format!("its {key} cannot be read");
-            self.close(&Self::name(key), format!("{text:?}: expected {expected}"), why);
-        }
-        parsed
-    }
-
-    fn take(&mut self, key: &str) -> Option<&str> {
-        self.values.remove(key)
-    }
-
-    fn wrong(&mut self, key: &str, message: impl Into<String>) {
-        self.warner.warn(format!("{PREFIX}{key}"), message);
-    }
-
-    /// A value that `parse` understands; a wrong one is warned of and as good as absent.
-    pub(super) fn value<T>(
-        &mut self,
-        key: &str,
-        expected: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
-        let text = self.take(key)?.to_owned();
-        let parsed = parse(&text);
-        if parsed.is_none() {
-            self.wrong(key, format!("{text:?}: expected {expected}; it is left out"));
-        }
-        parsed
-    }
-
-    pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
-        self.value(key, "\"true\" or \"false\"", |text| text.parse().ok())
-    }
-
-    pub(super) fn text(&mut self, key: &str, valid: impl Fn(&str) -> bool, expected: &str) -> Option<String> {
-        self.value(key, expected, |text| valid(text).then(|| text.to_owned()))
-    }
-
-    fn header(&mut self, key: &str) -> Option<HeaderValue> {
-        self.value(key, "text that a header can hold", |text| {
-            HeaderValue::from_str(text).ok().filter(|value| !value.is_empty())
-        })
-    }
-
     fn sources(&mut self, filters: &mut Vec<Filter>) {
         for key in ["denylist-source-range", "whitelist-source-range", "allowlist-source-range"] {
-            let Some(text) = self.take(key).map(str::to_owned) else { continue };
-            let sources: Option<Sources> = text.split(',').map(|part| source(part.trim())).collect();
-            match sources {
-                Some(sources) if key.starts_with("deny") => filters.push(Filter::DenySources(sources)),
-                Some(sources) => filters.push(Filter::AllowSources(sources)),
-                None => {
-                    let message = format!(
-                        "{text:?}: expected blocks of addresses such as 10.0.0.0/8,2001:db8::/32; the object is refused to everyone"
-                    );
-                    self.wrong(key, message);
-                    self.closed = Some(format!("its list of sources, {key}, cannot be read"));
+            let expected = "blocks of addresses such as 10.0.0.0/8,2001:db8::/32";
+            let sources: Option<Sources> =
+                self.strict(key, expected, |text| text.split(',').map(|part| source(part.trim())).collect());
+            filters.extend(sources.map(|sources| {
+                if key.starts_with("deny") {
+                    Filter::DenySources(sources)
+                } else {
+                    Filter::AllowSources(sources)
                 }
-            }
+            }));
         }
     }
 
@@ -191,10 +132,7 @@ impl Reader<'_, '_> {
                 let code = text.parse().ok().filter(|code| (300..=308).contains(code))?;
                 StatusCode::from_u16(code).ok()
             });
-            let location = self.value(key, "a URL such as https://example.com/", |text| {
-                text.parse::<hyper::Uri>().ok()?;
-                HeaderValue::from_str(text).ok()
-            });
+            let location = self.template(key).and_then(Result::ok);
             filters.extend(
                 location.map(|location| Filter::Redirect { status: status.unwrap_or(default), location }),
             );
@@ -306,33 +244,28 @@ impl Reader<'_, '_> {
             ("affinity-mode", "balanced"),
             ("service-upstream", "false"),
         ] {
-            if self.values.get(key) == Some(&ours) {
-                self.values.remove(key);
-            }
+            self.take_if(key, ours);
         }
     }
 
     /// Warns of what is left. The answer is why nothing may be served, if so.
     fn rest(mut self) -> Option<String> {
-        for (key, _) in std::mem::take(&mut self.values) {
+        for (key, name) in self.take_rest() {
             if CLOSING.contains(&key) {
-                self.wrong(
-                    key,
-                    "not supported: without it the object would be open, so it is refused to everyone",
-                );
-                self.closed = Some(format!("it asks for {key}, which is not supported"));
+                let why = format!("it asks for {key}, which is not supported");
+                self.close(name, "not supported: without it the object would be open", why);
             } else if key.ends_with("-snippet") {
-                self.wrong(key, "not honoured: snippets of nginx's configuration never are");
+                self.wrong(name, "not honoured: snippets of nginx's configuration never are");
             } else {
-                self.wrong(key, "not honoured: there is nothing like it here");
+                self.wrong(name, "not honoured: there is nothing like it here");
             }
         }
-        self.closed
+        self.closed()
     }
 }
 
 /// A block of addresses, or one address.
-fn source(text: &str) -> Option<IpNet> {
+pub(super) fn source(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
 }
 

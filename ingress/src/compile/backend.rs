@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IngressBackend;
 use policy::Warning;
 
-use super::{Action, Cluster, Protocol, Share, Warner};
+use super::{Action, Cluster, Protocol, Share, Template, Warner};
 use crate::object::{Name, World};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -94,6 +94,21 @@ impl<'a> Backends<'a> {
         });
         self.known.insert(key, found.clone());
         found
+    }
+
+    /// The cluster behind a URL whose host is a Service of this cluster: `http://auth.shop.svc.cluster.local:8080/`.
+    pub(super) fn of_url(&mut self, url: &Template) -> Option<usize> {
+        let (scheme, rest) = url.origin()?.split_once("://")?;
+        let protocol = if scheme == "https" { Protocol::Https } else { Protocol::Http };
+        let (host, port) =
+            rest.split_once(':').unwrap_or((rest, if scheme == "https" { "443" } else { "80" }));
+        let labels: Vec<&str> = host.trim_end_matches('.').split('.').collect();
+        let [service, namespace, rest @ ..] = &labels[..] else { return None };
+        if !matches!(rest, [] | ["svc"] | ["svc", "cluster", "local"]) {
+            return None;
+        }
+        let name = Name::new(*namespace, *service);
+        self.world.services.contains_key(&name).then(|| self.cluster(name, port.to_owned(), protocol).ok())?
     }
 
     fn resolve(&mut self, name: &Name, port: &str, protocol: Protocol) -> Result<Cluster, String> {

@@ -3,7 +3,7 @@
 use hyper::header::HeaderName;
 use regex::Regex;
 
-use super::annotation::Reader;
+use super::reader::Reader;
 use crate::route::{Conditions, Value};
 
 /// What part, from the `canary-*` annotations.

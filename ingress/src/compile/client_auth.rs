@@ -9,7 +9,7 @@ use hyper::header::HeaderValue;
 use policy::Warning;
 use regex::Regex;
 
-use super::annotation::Reader;
+use super::reader::Reader;
 use crate::object::Name;
 use crate::route::Host;
 

@@ -8,10 +8,12 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressSpec};
 use policy::Warning;
 use regex::RegexBuilder;
 
+use super::access::{Guard, Limits, Surroundings};
 use super::annotation::{self, Options};
 use super::backend::Backends;
 use super::class;
 use super::client_auth;
+use super::reader::Reader;
 use super::{
     Action, CertificateUse, Compiled, Filter, Passthrough, Protocol, Rewrite, Route, Settings, Share, Warner,
 };
@@ -21,6 +23,8 @@ use crate::route::{Conditions, Host, PathMatch, Rule, Table, normal};
 pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
     let mut warnings = Vec::new();
     let mut ours: Vec<Ours<'_>> = Vec::new();
+    let mut limits: Vec<Limits> = Vec::new();
+    let mut backends = Backends::new(world);
     for (name, ingress) in &world.ingresses {
         let object = format!("Ingress {name}");
         let mut warner = Warner { object: &object, warnings: &mut warnings };
@@ -28,10 +32,24 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
             continue;
         }
         let annotations = ingress.metadata.annotations.clone().unwrap_or_default();
-        let options = annotation::options(&annotations, &name.namespace, &mut warner);
         let spec = ingress.spec.clone().unwrap_or_default();
+        let around = Surroundings {
+            namespace: &name.namespace,
+            secrets: settings.secrets.then_some(world),
+            hosts_are_named: names_every_host(&spec),
+        };
+        let mut options = annotation::options(&annotations, &around, &mut warner);
+        let mut guard = options.guard.take();
+        if let Some(rates) = options.rates.take() {
+            guard.get_or_insert_default().limits = Some(limits.len());
+            limits.push(rates);
+        }
+        if let Some(external) = guard.as_mut().and_then(|guard| guard.external.as_mut()) {
+            external.cluster = backends.of_url(&external.url);
+        }
         let certificates = certificates(name, &spec, &mut warner);
-        ours.push(Ours { name, object: object.into(), ingress, spec, options, certificates });
+        let guard = guard.map(Arc::new);
+        ours.push(Ours { name, object: object.into(), ingress, spec, options, guard, certificates });
     }
     // The oldest first, so that of two that want the same the older one wins.
     ours.sort_by_key(|it| {
@@ -40,7 +58,7 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
     });
 
     let mut compiler = Compiler {
-        backends: Backends::new(world),
+        backends,
         rules: Vec::new(),
         taken: HashMap::new(),
         secured: ours.iter().flat_map(|it| it.certificates.iter().map(|it| it.host.clone())).collect(),
@@ -69,9 +87,11 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
         conditions: rule.conditions,
         target: Arc::new(rule.target),
     });
+    let clusters = backends.into_clusters();
     Compiled {
         table: Table::new(targets),
-        clusters: backends.into_clusters(),
+        clusters,
+        limits,
         certificates,
         client_auth,
         passthrough,
@@ -86,6 +106,7 @@ struct Ours<'a> {
     ingress: &'a Ingress,
     spec: IngressSpec,
     options: Options,
+    guard: Option<Arc<Guard>>,
     certificates: Vec<Secured>,
 }
 
@@ -98,6 +119,11 @@ impl Ours<'_> {
         let whole = rules.is_empty() && self.spec.default_backend.is_some();
         all.chain(whole.then_some(Host::Any)).collect()
     }
+}
+
+fn names_every_host(spec: &IngressSpec) -> bool {
+    let rules = spec.rules.as_deref().unwrap_or_default();
+    !rules.is_empty() && rules.iter().all(|rule| rule.host.as_deref().is_some_and(|host| !host.is_empty()))
 }
 
 /// A host of `spec.tls`; without a Secret the default certificate is meant, without a host the certificate's own.
@@ -309,6 +335,7 @@ impl Compiler<'_, '_> {
         let target = Route {
             object: "option --default-backend".into(),
             filters: Vec::new(),
+            guard: None,
             action,
             limits: Default::default(),
             affinity: None,
@@ -321,7 +348,7 @@ impl Compiler<'_, '_> {
     /// Where the TLS connections of an object's hosts go that are not ended here: its backend of `/`.
     fn passthrough(&mut self, it: &Ours<'_>) -> Vec<(Host, Passthrough)> {
         let mut found = Vec::new();
-        let field = annotation::Reader::name("ssl-passthrough");
+        let field = Reader::name("ssl-passthrough");
         if it.options.client_auth.is_some() {
             let message = "beside auth-tls-secret, which needs TLS to end here: it is left out";
             self.warn(it, &field, message);
@@ -486,6 +513,7 @@ impl Compiler<'_, '_> {
         Route {
             object: Arc::clone(&it.object),
             filters,
+            guard: it.guard.clone(),
             action,
             limits: options.limits,
             affinity: options.affinity.clone(),

@@ -3,6 +3,7 @@
 //! Pure: no clock, no I/O. What cannot be honoured becomes a [`Warning`] beside the result. A path whose backend cannot be
 //! had is refused with a reason and never left to a wider rule: a mistake may close a door, not open another.
 
+mod access;
 mod annotation;
 mod backend;
 mod canary;
@@ -10,6 +11,9 @@ mod class;
 mod client_auth;
 mod ingress;
 mod options;
+mod password;
+mod reader;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +24,11 @@ use hyper::StatusCode;
 use ipnet::IpNet;
 use policy::Warning;
 
+pub use access::{Basic, External, Guard, Limits, Rate};
 pub use client_auth::{ClientAuth, HostAuth, Verify};
 pub use options::{Affinity, BasicLimits, Cors, Filter, Rewrite};
+pub use password::Password;
+pub use template::{Authority, Template, Variables};
 
 use crate::object::{Name, World};
 use crate::route::{Host, Table};
@@ -37,6 +44,8 @@ pub struct Settings {
     pub default_backend: Option<(Name, String)>,
     /// The Secret whose certificate is shown where no other fits.
     pub default_certificate: Option<Name>,
+    /// Secrets are known, and an object that names another one cannot be served as it asks.
+    pub secrets: bool,
 }
 
 impl Default for Settings {
@@ -46,6 +55,7 @@ impl Default for Settings {
             without_class: true,
             default_backend: None,
             default_certificate: None,
+            secrets: true,
         }
     }
 }
@@ -55,6 +65,8 @@ impl Default for Settings {
 pub struct Compiled {
     pub table: Table<Arc<Route>>,
     pub clusters: Vec<Cluster>,
+    /// How often clients may come, for each object that says so.
+    pub limits: Vec<Limits>,
     /// Which Secret's certificate each host shows; the first of a host counts.
     pub certificates: Vec<CertificateUse>,
     /// What hosts ask of their clients: nothing of any, or a word for each host of the rules.
@@ -92,6 +104,8 @@ pub struct Route {
     /// `Ingress shop/web`, for logs and answers to people.
     pub object: Arc<str>,
     pub filters: Vec<Filter>,
+    /// What must be passed behind the filters; nothing on most routes.
+    pub guard: Option<Arc<Guard>>,
     pub action: Action,
     pub limits: BasicLimits,
     pub affinity: Option<Affinity>,

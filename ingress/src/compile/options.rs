@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use regex::Regex;
 
-use super::Sources;
+use super::{Sources, Template};
 
 /// One step. They are taken in the order in which they stand; the first that answers ends the request.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub enum Filter {
     /// Everything is sent elsewhere.
     Redirect {
         status: StatusCode,
-        location: HeaderValue,
+        location: Template,
     },
     /// The bare root is sent to this path.
     AppRoot(String),

@@ -7,6 +7,7 @@ use super::*;
 use crate::object::Object;
 use crate::route::Asked;
 
+mod access;
 mod annotations;
 mod backends;
 mod rules;

@@ -10,9 +10,8 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode, Version};
 
 use super::body::{Pause, Progress, Sent};
-use super::pool::Sender;
+use super::pool::{Key, Sender};
 use super::record::{Exchange, Fault};
-use crate::compile::Protocol;
 use crate::tls::Refusal;
 
 /// A response's body, and with it the exchange that ends with its last byte.
@@ -28,7 +27,7 @@ enum Content {
 
 /// The connection on which the response comes.
 pub(super) struct Lent {
-    pub(super) key: (std::net::SocketAddr, Protocol),
+    pub(super) key: Key,
     pub(super) sender: Sender,
     pub(super) progress: Rc<Progress>,
 }
@@ -75,6 +74,11 @@ pub(super) fn refusal(exchange: Exchange, refusal: Refusal) -> Response<Download
     let mut response = fault(exchange, refusal.status, whose, refusal.reason);
     response.headers_mut().extend(refusal.location.map(|location| (header::LOCATION, location)));
     response
+}
+
+/// Where nginx's `add_header` writes.
+pub(super) fn takes_cookies(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
 }
 
 /// The last answer on its connection. HTTP/2 has no such header, and its streams do not follow one another.

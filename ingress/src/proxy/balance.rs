@@ -19,7 +19,7 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-fn now_us() -> u64 {
+pub(super) fn now_us() -> u64 {
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -146,12 +146,7 @@ mod tests {
     use crate::compile::Protocol;
 
     fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
-        let endpoint = |port| Endpoint {
-            address: ([10, 0, 0, 1], port).into(),
-            protocol: Protocol::Http,
-            mark: port.into(),
-            load: Load::default(),
-        };
+        let endpoint = |port| Endpoint::new(([10, 0, 0, 1], port).into(), Protocol::Http, None);
         (0..count).map(|port| Arc::new(endpoint(port))).collect()
     }
 

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use super::body::Upload;
+use super::live::{Endpoint, hash};
 use super::pool::Sender;
 use crate::compile::Protocol;
 use crate::tls;
@@ -27,8 +28,35 @@ use crate::tls;
 const HEAD_BYTES: usize = 64 << 10;
 
 pub(super) struct Connector {
+    /// Without a name: as with nginx, endpoints are known by their addresses.
+    any: Identity,
+}
+
+/// How an endpoint is known over TLS, and who is asked for there.
+#[derive(Debug)]
+pub(super) struct Identity {
+    /// Connections of one identity are not lent to another.
+    pub(super) id: u64,
+    name: Option<ServerName<'static>>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+}
+
+impl Identity {
+    /// A server that is asked for by this name, its certificate taken as it comes. None: no name that TLS could say.
+    pub(super) fn named(host: &str) -> Option<Self> {
+        let name = ServerName::try_from(host.to_owned()).ok()?;
+        Some(Self { id: hash(host.as_bytes()).max(1), name: Some(name), ..Self::any() })
+    }
+
+    fn any() -> Self {
+        let config = |alpn: &[u8]| {
+            let mut config = tls::client_config(Arc::new(AnyCertificate));
+            config.alpn_protocols = vec![alpn.to_vec()];
+            Arc::new(config)
+        };
+        Self { id: 0, name: None, http1: config(b"http/1.1"), http2: config(b"h2") }
+    }
 }
 
 /// Why there is no connection.
@@ -44,21 +72,12 @@ pub(super) enum Failure {
 
 impl Connector {
     pub(super) fn new() -> Self {
-        let config = |alpn: &[u8]| {
-            let mut config = tls::client_config(Arc::new(AnyCertificate));
-            config.alpn_protocols = vec![alpn.to_vec()];
-            Arc::new(config)
-        };
-        Self { http1: config(b"http/1.1"), http2: config(b"h2") }
+        Self { any: Identity::any() }
     }
 
     /// Connects, handshakes included, within `patience`.
-    pub(super) async fn connect(
-        &self,
-        address: SocketAddr,
-        protocol: Protocol,
-        patience: Duration,
-    ) -> Result<Sender, Failure> {
+    pub(super) async fn connect(&self, endpoint: &Endpoint, patience: Duration) -> Result<Sender, Failure> {
+        let (address, protocol) = (endpoint.address, endpoint.protocol);
         let connecting = async {
             let stream =
                 TcpStream::connect(address).await.map_err(|error| Failure::Connect(address, error))?;
@@ -66,9 +85,10 @@ impl Connector {
             if !protocol.is_tls() {
                 return handshake(address, protocol, stream).await;
             }
-            let config = if protocol.is_http2() { &self.http2 } else { &self.http1 };
-            // Without a name: as with nginx, the endpoint is known by its address.
-            let name = ServerName::IpAddress(address.ip().into());
+            let identity = endpoint.identity.as_deref().unwrap_or(&self.any);
+            let config = if protocol.is_http2() { &identity.http2 } else { &identity.http1 };
+            let name = identity.name.clone();
+            let name = name.unwrap_or_else(|| ServerName::IpAddress(address.ip().into()));
             let stream = TlsConnector::from(Arc::clone(config))
                 .connect(name, stream)
                 .await

@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode, Uri};
 
 use super::headers::Origin;
 use super::record::Fault;
-use crate::compile::{Cors, Filter};
+use crate::compile::{Cors, Filter, Variables};
 
 /// Whoever hands out certificates asks here before there is one: never sent to TLS, as with nginx.
 pub(super) const CHALLENGE: &str = "/.well-known/acme-challenge/";
@@ -20,6 +20,23 @@ pub(super) struct Subject<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) origin: &'a Origin,
     pub(super) https_port: u16,
+    /// The request's id.
+    pub(super) id: &'a str,
+}
+
+impl Subject<'_> {
+    pub(super) fn variables(&self) -> Variables<'_> {
+        Variables {
+            method: self.method,
+            uri: self.uri,
+            path: self.path,
+            host: self.host,
+            headers: self.headers,
+            client: self.origin.client,
+            secure: self.origin.secure,
+            id: self.id,
+        }
+    }
 }
 
 /// What is to change on the way to the upstream and back.
@@ -27,6 +44,11 @@ pub(super) struct Subject<'a> {
 pub(super) struct Effects {
     pub(super) path: Option<String>,
     pub(super) host: Option<HeaderValue>,
+    /// Put into the upstream's request, or taken out of it.
+    pub(super) request: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// Set beside the upstream's own cookies; `cookies_always`: whatever its status.
+    pub(super) cookies: Vec<HeaderValue>,
+    pub(super) cookies_always: bool,
     /// Put into the response in the place of what it has of these names.
     pub(super) response: Vec<(HeaderName, HeaderValue)>,
 }
@@ -58,7 +80,10 @@ pub(super) fn run(filters: &[Filter], subject: &Subject<'_>) -> Result<Effects, 
                 return Err(redirect(*status, to_https(subject)));
             }
             Filter::ToHttps(_) => {}
-            Filter::Redirect { status, location } => return Err(redirect(*status, Some(location.clone()))),
+            Filter::Redirect { status, location } => {
+                let location = HeaderValue::from_str(&location.fill(&subject.variables())).ok();
+                return Err(redirect(*status, location));
+            }
             Filter::AppRoot(path) if subject.path == "/" => {
                 return Err(redirect(StatusCode::FOUND, HeaderValue::from_str(path).ok()));
             }
@@ -153,6 +178,7 @@ mod tests {
                 headers: &map,
                 origin: &origin,
                 https_port: 443,
+                id: "id",
             },
         )
     }

@@ -21,6 +21,7 @@ use super::balance::{InFlight, pick};
 use super::body::{Progress, Sent, Upload};
 use super::connect::Failure;
 use super::filter::Effects;
+use super::guard;
 use super::headers::{self, Origin};
 use super::live::{Endpoint, LiveCluster, Snapshot};
 use super::pool::Sender;
@@ -140,7 +141,7 @@ pub(super) async fn forward(
             }
         }
     };
-    let lent = Lent { key: (endpoint.address, endpoint.protocol), sender, progress };
+    let lent = Lent { key: endpoint.key(), sender, progress };
     answer_with(exchange, route, &endpoint, wanted.is_some(), response, lent, upgrade, effects)
 }
 
@@ -173,14 +174,14 @@ async fn lend(
     patience: Duration,
 ) -> Result<(Sender, bool), Failure> {
     let worker = &exchange.worker;
-    let key = (endpoint.address, endpoint.protocol);
+    let key = endpoint.key();
     // One that was closed under us means that others may be, too.
     if exchange.tries < MOST_TRIES - 1
         && let Some(sender) = worker.pool.take(key).await
     {
         return Ok((sender, true));
     }
-    let connected = worker.connector.connect(endpoint.address, endpoint.protocol, patience).await;
+    let connected = worker.connector.connect(endpoint, patience).await;
     match &connected {
         Ok(sender) => {
             worker.shared.metrics.connected();
@@ -224,7 +225,7 @@ fn broken(exchange: Exchange, sent: Sent, error: TrySendError<Request<Upload>>) 
     answer::fault(exchange, status, fault, reason)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -266,6 +267,9 @@ impl Head<'_> {
             parts.headers.insert(headers::X_REQUEST_ID, id);
         }
         headers::join_cookies(&mut parts.headers);
+        if !effects.request.is_empty() {
+            guard::write(std::mem::take(&mut effects.request), &mut parts.headers);
+        }
         if trailers {
             parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
@@ -352,6 +356,10 @@ fn answer_with(
         if let Ok(cookie) = HeaderValue::from_str(&cookie) {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
+    }
+    let sets = effects.cookies_always || answer::takes_cookies(parts.status);
+    for cookie in effects.cookies.into_iter().filter(|_| sets) {
+        parts.headers.append(header::SET_COOKIE, cookie);
     }
     parts.version = Version::HTTP_11;
     let lent = match tunnel {

@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::balance::Load;
+use super::connect::Identity;
+use super::limit::Limiter;
+use super::pool::Key;
 use rustls::server::ResolvesServerCert;
 
-use crate::compile::{Cluster, Compiled, Passthrough, Protocol, Route};
+use crate::compile::{Cluster, Compiled, Limits, Passthrough, Protocol, Route};
 use crate::route::Table;
 use crate::tls::{Authority, Certificates, HostMap, Setup};
 
@@ -16,6 +19,7 @@ use crate::tls::{Authority, Certificates, HostMap, Setup};
 pub struct Snapshot {
     pub(super) table: Table<Arc<Route>>,
     pub(super) clusters: Vec<LiveCluster>,
+    pub(super) limiters: Vec<Arc<Limiter>>,
     pub(super) certificates: Certificates,
     /// Hosts that ask their clients for certificates; where any does, those that do not, too.
     pub(super) setups: HostMap<Option<Arc<Setup>>>,
@@ -40,13 +44,27 @@ pub(super) struct Endpoint {
     /// What a cookie calls it: the same in every process, and no address to read from it.
     pub(super) mark: u64,
     pub(super) load: Load,
+    /// How it is known over TLS, if not as the cluster's endpoints are.
+    pub(super) identity: Option<Arc<Identity>>,
 }
 
-/// The endpoints of the last generation, so that the next one knows their load, and its set-ups, so that sessions can be
-/// resumed for as long as nothing about them changes.
+impl Endpoint {
+    pub(super) fn new(address: SocketAddr, protocol: Protocol, identity: Option<Arc<Identity>>) -> Self {
+        Self { address, protocol, mark: mark(&address), load: Load::default(), identity }
+    }
+
+    /// What the pool knows its connections by.
+    pub(super) fn key(&self) -> Key {
+        (self.address, self.protocol, self.identity.as_ref().map_or(0, |it| it.id))
+    }
+}
+
+/// Endpoints and limits of the last generation, so that the next one knows their load, and its set-ups, so that sessions
+/// can be resumed for as long as nothing about them changes.
 #[derive(Default)]
 pub(super) struct Registry {
     endpoints: HashMap<(SocketAddr, Protocol), Arc<Endpoint>>,
+    limiters: HashMap<Arc<str>, Arc<Limiter>>,
     setups: Vec<Arc<Setup>>,
 }
 
@@ -62,10 +80,7 @@ impl Registry {
         let mut of = |address: &SocketAddr, protocol| {
             let key = (*address, protocol);
             let endpoint = self.endpoints.entry(key).or_insert_with(|| {
-                last.remove(&key).unwrap_or_else(|| {
-                    let (mark, load) = (mark(address), Load::default());
-                    Arc::new(Endpoint { address: *address, protocol, mark, load })
-                })
+                last.remove(&key).unwrap_or_else(|| Arc::new(Endpoint::new(*address, protocol, None)))
             });
             Arc::clone(endpoint)
         };
@@ -80,9 +95,22 @@ impl Registry {
                 empty,
             })
             .collect();
+        let limiters = self.limiters(compiled.limits);
         // The oldest object has the host.
         let passthrough = compiled.passthrough.into_iter().rev().collect();
-        Snapshot { table: compiled.table, clusters, certificates, setups, passthrough }
+        Snapshot { table: compiled.table, clusters, limiters, certificates, setups, passthrough }
+    }
+
+    /// A limit that is as it was goes on as it was.
+    fn limiters(&mut self, limits: Vec<Limits>) -> Vec<Arc<Limiter>> {
+        let mut known = std::mem::take(&mut self.limiters);
+        let limiters = limits.into_iter().map(|limits| {
+            let same = known.remove(&limits.object).filter(|it| *it.limits() == limits);
+            same.unwrap_or_else(|| Arc::new(Limiter::new(limits)))
+        });
+        let limiters: Vec<Arc<Limiter>> = limiters.collect();
+        self.limiters = limiters.iter().map(|it| (Arc::clone(&it.limits().object), Arc::clone(it))).collect();
+        limiters
     }
 
     fn setups(
@@ -103,11 +131,15 @@ impl Registry {
     }
 }
 
-/// FNV-1a, twice mixed: replicas of the proxy must agree.
+/// What a cookie calls an address: replicas of the proxy must agree.
 fn mark(address: &SocketAddr) -> u64 {
-    let text = address.to_string();
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    hash(address.to_string().as_bytes())
+}
+
+/// FNV-1a, twice mixed: the same in every process.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     super::balance::mix(super::balance::mix(hash))
 }

@@ -4,15 +4,21 @@
 //! A request holds on to the snapshot that it began with.
 
 mod answer;
+mod ask;
 mod balance;
 mod body;
 mod connect;
+mod external;
 mod filter;
 mod forward;
+mod guard;
 mod headers;
+mod limit;
 mod listen;
 mod live;
 mod metrics;
+mod names;
+mod password;
 mod pool;
 mod proxy_protocol;
 mod record;
@@ -37,6 +43,8 @@ pub use live::Snapshot;
 pub use metrics::Metrics;
 
 use self::live::Registry;
+use self::names::Names;
+use self::password::Passwords;
 use crate::compile::Compiled;
 use crate::tls::{self, Certificates};
 
@@ -81,6 +89,8 @@ pub struct Shared {
     registry: Mutex<Registry>,
     tuning: Tuning,
     metrics: Metrics,
+    passwords: Passwords,
+    names: Names,
     log: Option<Mutex<Box<dyn Write + Send>>>,
 }
 
@@ -94,6 +104,8 @@ impl Shared {
             registry: Mutex::default(),
             tuning,
             metrics: Metrics::default(),
+            passwords: Passwords::new(),
+            names: Names::default(),
             log: log.map(Mutex::new),
         }
     }

@@ -38,7 +38,8 @@ impl Sender {
     }
 }
 
-type Key = (SocketAddr, Protocol);
+/// Address, protocol and identity ([`super::connect::Identity`]): who may use a connection that there is.
+pub(super) type Key = (SocketAddr, Protocol, u64);
 
 /// One that waits for a request, and since when.
 type Idle = (http1::SendRequest<Upload>, Instant);

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::balance::InFlight;
 use super::body::Progress;
+use super::limit::Held;
 use super::worker::Worker;
 
 /// Whose fault it was that a request did not get its upstream's answer whole.
@@ -38,6 +39,8 @@ pub(super) struct Exchange {
     pub(super) object: Option<Arc<str>>,
     pub(super) cluster: Option<String>,
     pub(super) in_flight: Option<InFlight>,
+    /// Counts as one of its client's requests.
+    pub(super) held: Option<Held>,
     /// The endpoint asked last, still known when it is no longer in flight.
     pub(super) upstream: Option<SocketAddr>,
     pub(super) tries: u32,

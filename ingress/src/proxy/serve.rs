@@ -24,6 +24,7 @@ use super::body::Progress;
 use super::connect::LocalExecutor;
 use super::filter::{self, Subject};
 use super::forward::{self, Passed};
+use super::guard;
 use super::headers::{self, Origin};
 use super::proxy_protocol::{self, Ends};
 use super::record::{Exchange, Fault};
@@ -254,6 +255,7 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
         object: None,
         cluster: None,
         in_flight: None,
+        held: None,
         upstream: None,
         tries: 0,
         head_after: None,
@@ -301,8 +303,9 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
         headers: &parts.headers,
         origin: &origin,
         https_port: tuning.https_port,
+        id: &exchange.id,
     };
-    let effects = match filter::run(&route.filters, &subject) {
+    let mut effects = match filter::run(&route.filters, &subject) {
         Ok(effects) => effects,
         Err(reply) => {
             exchange.fault = reply.fault;
@@ -319,6 +322,23 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
     Ok(match &route.action {
         Action::Refuse { status, why } => answer::fault(exchange, *status, Fault::Config, why.clone()),
         Action::Forward(shares) => {
+            if let Some(guard) = &route.guard {
+                match guard::pass(guard, &subject, worker, &snapshot, &route.limits).await {
+                    Ok(admitted) => {
+                        exchange.held = admitted.held;
+                        effects.request = admitted.request;
+                        effects.cookies = admitted.cookies;
+                        effects.cookies_always =
+                            guard.external.as_ref().is_some_and(|external| external.always_set_cookie);
+                    }
+                    Err(reply) => {
+                        exchange.fault = reply.fault;
+                        let mut response = answer::own(exchange, reply.status);
+                        response.headers_mut().extend(effects.response.into_iter().chain(reply.headers));
+                        return Ok(response);
+                    }
+                }
+            }
             drop(path);
             secure::write(&client, &snapshot, &mut parts.headers);
             let passed =

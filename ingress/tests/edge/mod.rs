@@ -96,6 +96,11 @@ impl Edge {
         &self.shared
     }
 
+    /// The access log, as far as it is written.
+    pub(crate) fn log_text(&self) -> String {
+        String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
+    }
+
     /// The lines of the access log that say this, once there is one.
     pub(crate) fn logged(&self, what: &str) -> Vec<serde_json::Value> {
         eventually(|| {
