@@ -51,6 +51,8 @@ pub(crate) struct Site<'a> {
 /// How long an agent may take to load its programs and read its source.
 const PATIENCE: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_millis(3);
+/// The status with which a program ends that does not know its command line.
+const MISUSED: i32 = 2;
 
 impl Node {
     pub(crate) async fn create(
@@ -143,7 +145,17 @@ impl Node {
             if let Some(agent) = self.agent.borrow_mut().as_mut()
                 && let Some(status) = agent.try_wait().context("look after the agent")?
             {
-                bail!("the agent of {} ended ({status}): {}", self.name, self.last_words());
+                let log = fs::read_to_string(self.log()).unwrap_or_default();
+                let why = if status.code() == Some(MISUSED) {
+                    unknown_to(&self.binaries.agent, &log)
+                } else {
+                    None
+                };
+                bail!(
+                    "the agent of {} ended ({status}): {}",
+                    self.name,
+                    why.unwrap_or_else(|| self.last_words())
+                );
             }
             if self.conflist().exists() && self.status().await.is_ok_and(|status| status.ready) {
                 return Conflist::read(&self.conflist(), &self.binaries.cni_path);
@@ -208,5 +220,31 @@ impl Node {
         } else {
             lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
         }
+    }
+}
+
+/// What an agent says of options that it does not know: then it is not of our build, since we gave them.
+fn unknown_to(agent: &Path, log: &str) -> Option<String> {
+    let error = log.lines().rev().find_map(|line| line.strip_prefix("error: "))?;
+    Some(format!(
+        "{error}: {} is older than the sandbox, or newer; build both anew, `cargo build -p agent -p cni -p cli -p sandbox`",
+        agent.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_of_another_build_is_named_with_the_option_that_it_does_not_know() {
+        let log = "INFO ready\nerror: unexpected argument '--routing' found\n\n  tip: a similar argument exists: '--node'\n\n\
+            Usage: weir-agent --node <NODE> --source <DIR>\n\nFor more information, try '--help'.\n";
+        let why = unknown_to(Path::new("/b/weir-agent"), log).unwrap();
+        assert!(
+            why.starts_with("unexpected argument '--routing' found: /b/weir-agent is older than the sandbox"),
+            "{why}"
+        );
+        assert_eq!(unknown_to(Path::new("/b/weir-agent"), "thread 'main' panicked\n"), None);
     }
 }

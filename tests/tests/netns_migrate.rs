@@ -53,6 +53,11 @@ fn traffic_does_not_notice_that_an_agent_of_another_layout_takes_over() {
             assert!(refused.contains(&format!("layout {OLD}")) && refused.contains("--migrate"), "{refused}");
             assert!(!ours.exists(), "nothing is made beside them");
             stage.sandbox.kill_agent(node).await.ok();
+            // As an agent of another build than the sandbox's, which gives it options that it has never heard of.
+            let unknown =
+                stage.sandbox.start_agent_with(node, &["--unheard-of"]).await.unwrap_err().to_string();
+            assert!(unknown.contains("'--unheard-of'") && unknown.contains("build both anew"), "{unknown}");
+            stage.sandbox.kill_agent(node).await.ok();
             tokio::time::sleep(Duration::from_millis(300)).await;
             stage.sandbox.start_agent_with(node, &["--migrate"]).await.unwrap();
             assert!(ours.exists() && !other.exists());
