@@ -70,6 +70,7 @@ use crate::socket::Socket;
 use crate::source::{Access, Directory, EventWriter};
 
 fn main() -> ExitCode {
+    dataplane::one_heap();
     let done = Call::read(std::env::args_os()).and_then(|call| match call {
         Call { step: Some(step), .. } => steps::run(step),
         Call { config: Some(config), .. } => run(config),

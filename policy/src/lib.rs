@@ -35,6 +35,7 @@ mod labels;
 mod model;
 mod names;
 mod plan;
+mod pods;
 mod ports;
 mod ruleset;
 mod selector;

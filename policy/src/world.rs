@@ -15,6 +15,7 @@ use crate::dirty::{Dirty, Log};
 use crate::facts::{PodFacts, ServiceFacts, SliceFacts};
 use crate::model::Policy;
 use crate::object::{Kind, Object, ObjectKey};
+use crate::pods::Pods;
 use crate::selector::Labels;
 use crate::warning::Warning;
 
@@ -54,7 +55,7 @@ pub struct World {
     node: String,
     pub(crate) namespaces: BTreeMap<String, Labels>,
     nodes: BTreeMap<String, Arc<NodeFacts>>,
-    pods: BTreeMap<Name, Arc<PodFacts>>,
+    pods: Pods,
     pub(crate) policies: BTreeMap<Name, Arc<Policy>>,
     pub(crate) services: BTreeMap<Name, ServiceFacts>,
     pub(crate) slices: BTreeMap<Name, SliceFacts>,
@@ -90,7 +91,7 @@ impl World {
             node: node.into(),
             namespaces: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            pods: BTreeMap::new(),
+            pods: Pods::default(),
             policies: BTreeMap::new(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -134,7 +135,7 @@ impl World {
             Object::Pod(pod) => {
                 let (facts, warnings) = PodFacts::new(&text, &name.0, &self.node, &pod);
                 // Most news of a pod is none to us: conditions, readiness, annotations.
-                if self.pods.get(&name).is_none_or(|known| **known != facts) {
+                if self.pods.get(&name.0, &name.1).is_none_or(|known| **known != facts) {
                     self.forget(&key);
                     self.insert_pod(name, Arc::new(facts));
                 }
@@ -194,7 +195,7 @@ impl World {
         self.attached += 1;
         self.note_attachment(&attachment);
         let pod = attachment.pod.as_ref().and_then(|pod| {
-            let known = self.pods.get(&(pod.namespace.clone(), pod.name.clone()))?;
+            let known = self.pods.get(&pod.namespace, &pod.name)?;
             known.has_uid(pod.uid.as_deref()).then(|| Arc::clone(known))
         });
         self.insert(Attached { attachment, pod, order: self.attached });
@@ -225,7 +226,7 @@ impl World {
     ///
     /// A static pod's UID is what its mirror pod carries as `kubernetes.io/config.mirror` (or `config.hash`).
     pub fn knows_pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> bool {
-        self.pods.get(&(namespace.to_owned(), name.to_owned())).is_some_and(|pod| pod.has_uid(uid))
+        self.pods.get(namespace, name).is_some_and(|pod| pod.has_uid(uid))
     }
 
     pub fn node_name(&self) -> &str {
@@ -247,20 +248,20 @@ impl World {
 
     /// Pods of this node that have an address, and none of whose interfaces is attached: another plugin has wired them.
     pub fn unattached(&self) -> impl Iterator<Item = (&str, &str, &[IpAddr])> {
-        let of_us = |(name, pod): &(&Name, &Arc<PodFacts>)| {
+        let is_ours_to_wire = |pod: &&Arc<PodFacts>| {
             pod.is_here
                 && !pod.host_network
                 && !pod.finished
                 && !pod.ips.is_empty()
-                && !self.attached_names.contains_key(*name)
+                && !self.attached_names.contains_key(&(pod.namespace.clone(), pod.name.clone()))
         };
-        let pods = self.pods.iter().filter(of_us);
-        pods.map(|(_, pod)| (pod.namespace.as_str(), pod.name.as_str(), &*pod.ips))
+        let pods = self.pods.iter().filter(is_ours_to_wire);
+        pods.map(|pod| (pod.namespace.as_str(), pod.name.as_str(), &*pod.ips))
     }
 
     /// The addresses that this pod has to itself, as the API shows it. None once it has finished.
     pub fn addresses_of_pod(&self, namespace: &str, name: &str) -> &[IpAddr] {
-        let pod = self.pods.get(&(namespace.to_owned(), name.to_owned()));
+        let pod = self.pods.get(namespace, name);
         pod.filter(|pod| pod.is_peer()).map_or(&[], |pod| &pod.ips)
     }
 
@@ -309,21 +310,13 @@ impl World {
     pub(crate) fn pods_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<PodFacts>> {
         let attached = self.attachments.values().filter_map(|attached| attached.pod.as_ref());
         let attached = attached.filter(move |pod| pod.namespace == namespace);
-        of_namespace(&self.pods, namespace).map(|(_, pod)| pod).chain(attached)
+        self.pods.of(namespace).chain(attached)
     }
 
     /// The namespaces in which anybody knows of a pod, without a look at each.
     pub(crate) fn populated_namespaces(&self) -> BTreeSet<&str> {
         let attached = self.attachments.values().filter_map(|attached| attached.pod.as_ref());
-        let mut names: BTreeSet<&str> = attached.map(|pod| pod.namespace.as_str()).collect();
-        let mut next = self.pods.keys().next();
-        while let Some((namespace, _)) = next {
-            names.insert(namespace);
-            // No name follows this one directly.
-            let behind = (format!("{namespace}\0"), String::new());
-            next = self.pods.range(behind..).next().map(|(name, _)| name);
-        }
-        names
+        attached.map(|pod| pod.namespace.as_str()).chain(self.pods.namespaces()).collect()
     }
 
     /// The addresses that a pod has, or is said to have.
@@ -359,7 +352,7 @@ impl World {
 
     /// Every pod that the API or an attachment knows.
     pub(crate) fn pods(&self) -> impl Iterator<Item = &Arc<PodFacts>> {
-        self.pods.values().chain(self.attachments.values().filter_map(|attached| attached.pod.as_ref()))
+        self.pods.iter().chain(self.attachments.values().filter_map(|attached| attached.pod.as_ref()))
     }
 
     /// A namespace's labels. One that nobody declared has its name and no more.
@@ -418,7 +411,7 @@ impl World {
                 });
             }
         }
-        self.pods.insert(name, facts);
+        self.pods.insert(facts);
     }
 
     /// An attachment comes or goes.
@@ -430,7 +423,7 @@ impl World {
             if let Some(pod) = &attachment.pod {
                 dirty.populated.insert(pod.namespace.clone());
                 // Attached, a pod has no addresses but those of its attachments.
-                let known = pods.get(&(pod.namespace.clone(), pod.name.clone()));
+                let known = pods.get(&pod.namespace, &pod.name);
                 dirty.addresses.extend(known.iter().flat_map(|pod| &pod.ips));
             }
         });
@@ -454,7 +447,7 @@ impl World {
                 }
             }
             Kind::Pod => {
-                if let Some(facts) = self.pods.remove(&name) {
+                if let Some(facts) = self.pods.remove(&name.0, &name.1) {
                     self.log.note(|dirty| {
                         dirty.populated.insert(name.0);
                     });

@@ -11,12 +11,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use policy::{ObjectKey, Warning};
+use policy::Warning;
 
 use super::file::{File, Parsed, Stamp};
+use super::key::Key;
 use super::{Change, Update};
 
 /// So many changes go ahead at once while the folder is read for the first time.
@@ -27,7 +27,7 @@ pub(crate) struct Directory {
     /// By path: the order of files is the order of paths.
     files: BTreeMap<PathBuf, File>,
     /// The digest of each object as it was told last.
-    told: HashMap<Arc<ObjectKey>, u64>,
+    told: HashMap<Key, u64>,
     /// A whole read has been told.
     complete: bool,
 }
@@ -56,7 +56,7 @@ impl Directory {
         let mut changes = Vec::new();
         let mut last = std::mem::take(&mut self.files);
         // Where each object stands that counts: the number of its file, and the line.
-        let mut places: HashMap<Arc<ObjectKey>, (usize, usize)> = HashMap::with_capacity(self.told.len());
+        let mut places: HashMap<Key, (usize, usize)> = HashMap::with_capacity(self.told.len());
         for (number, (path, stamp)) in files.iter().enumerate() {
             let name = self.name_of(path);
             let mut file = last.remove(path).unwrap_or_default();
@@ -71,14 +71,14 @@ impl Directory {
             let mut parsed = parsed.unwrap_or_default().into_iter();
             for written in &file.objects {
                 let parsed = parsed.next();
-                match places.entry(Arc::clone(&written.key)) {
+                match places.entry(written.key.clone()) {
                     Entry::Vacant(free) => {
                         free.insert((number, written.line));
                         if self.told.get(&written.key) == Some(&written.digest) {
                             continue;
                         }
                         if let Some(Parsed::Good(object, warnings)) = parsed {
-                            self.told.insert(Arc::clone(&written.key), written.digest);
+                            self.told.insert(written.key.clone(), written.digest);
                             changes.push(Change::Apply(object, warnings));
                         }
                     }
@@ -86,7 +86,7 @@ impl Directory {
                         let (first, line) = *first.get();
                         let first = files.get(first).map(|(path, _)| self.name_of(path)).unwrap_or_default();
                         warnings.push(Warning {
-                            object: written.key.to_string(),
+                            object: written.key.to_object_key().to_string(),
                             field: "metadata.name".into(),
                             message: format!(
                                 "written twice, at {first}:{line} and at {name}:{}; the first counts",
@@ -104,7 +104,7 @@ impl Directory {
         self.told.retain(|key, _| {
             let stays = places.contains_key(key);
             if !stays {
-                changes.push(Change::Delete(ObjectKey::clone(key)));
+                changes.push(Change::Delete(key.to_object_key()));
             }
             stays
         });
@@ -115,7 +115,7 @@ impl Directory {
     }
 
     /// Whether an object of the file, which has not changed, counts now and is not what was told last.
-    fn counts_anew(&self, file: &File, places: &HashMap<Arc<ObjectKey>, (usize, usize)>) -> bool {
+    fn counts_anew(&self, file: &File, places: &HashMap<Key, (usize, usize)>) -> bool {
         let mut counting = file.objects.iter().filter(|written| !places.contains_key(&written.key));
         counting.any(|written| self.told.get(&written.key) != Some(&written.digest))
     }
@@ -183,7 +183,7 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use policy::Object;
+    use policy::{Object, ObjectKey};
 
     use super::*;
     use crate::testing::Folder;

@@ -6,11 +6,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use policy::manifest::{self, Document};
-use policy::{Object, ObjectKey, Warning};
+use policy::{Object, Warning};
+
+use super::key::Key;
 
 /// A file that was changed this shortly before it was looked at may change again without its times telling.
 const RACY_S: i64 = 2;
@@ -31,7 +32,7 @@ pub(super) struct File {
 #[derive(Clone)]
 pub(super) struct Written {
     pub(super) line: usize,
-    pub(super) key: Arc<ObjectKey>,
+    pub(super) key: Key,
     pub(super) digest: u64,
 }
 
@@ -145,7 +146,7 @@ impl File {
                 Ok(Some((object, warnings))) => {
                     let mut hasher = DefaultHasher::new();
                     document.value.hash(&mut hasher);
-                    let key = Arc::new(object.key());
+                    let key = Key::of(&object);
                     self.objects.push(Written { line: document.line, key, digest: hasher.finish() });
                     parsed.push(Parsed::Good(object, warnings));
                 }
@@ -170,12 +171,9 @@ impl File {
 }
 
 /// Whether `document` is meant to be the next version of the object.
-fn names(document: &Document, object: &ObjectKey) -> bool {
+fn names(document: &Document, object: &Key) -> bool {
     let metadata = |field: &str| document.value["metadata"][field].as_str();
-    document.kind == object.kind.as_str()
-        && metadata("name") == Some(&object.name)
-        && object
-            .namespace
-            .as_deref()
-            .is_none_or(|namespace| metadata("namespace").unwrap_or("default") == namespace)
+    document.kind == object.kind().as_str()
+        && metadata("name") == Some(object.name())
+        && object.namespace().is_none_or(|namespace| metadata("namespace").unwrap_or("default") == namespace)
 }

@@ -4,6 +4,7 @@
 
 mod directory;
 mod file;
+mod key;
 mod kubernetes;
 mod watch;
 

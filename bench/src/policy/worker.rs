@@ -59,6 +59,12 @@ pub(crate) struct Outcome {
     pub(crate) refusal: Option<Refusal>,
 }
 
+impl Outcome {
+    pub(crate) fn events_of(&self, kind: &str) -> Option<&Events> {
+        self.events.iter().find(|events| events.kind == kind)
+    }
+}
+
 /// What events of one kind cost.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Events {
@@ -86,6 +92,8 @@ pub(crate) struct Refusal {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    // As the agent does.
+    dataplane::one_heap();
     place::die_with_parent()?;
     let shape: Shape = serde_json::from_str(&args.world).context("the world is no JSON of a world")?;
     let pins = Path::new(place::FILES).join(format!("policy-{}", std::process::id()));
