@@ -7,6 +7,7 @@
 
 mod agents;
 mod capture;
+mod cluster;
 mod columns;
 mod doctor;
 mod explain;

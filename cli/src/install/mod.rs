@@ -1,7 +1,6 @@
 //! `weir install` and `weir uninstall`: what `kubectl apply -k deploy/…` does, with what only the cluster knows filled in,
 //! and waited for.
 
-mod cluster;
 mod objects;
 mod uninstall;
 mod watch;
@@ -14,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::agents::{block_on, unless_closed};
-use cluster::{Cluster, Which};
+use crate::cluster::{Cluster, Which};
 use objects::{Distribution, Settings};
 
 pub(crate) use uninstall::{Args as UninstallArgs, run as uninstall};

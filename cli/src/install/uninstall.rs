@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, Which};
+use crate::cluster::{Cluster, Which};
 use super::objects::{self, AGENT, NAMESPACE};
 use super::watch;
 use crate::agents::block_on;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::cluster::Cluster;
+use crate::cluster::Cluster;
 use super::objects::NAMESPACE;
 
 const PERIOD: Duration = Duration::from_millis(500);

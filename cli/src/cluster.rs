@@ -27,14 +27,14 @@ pub(crate) struct Which {
     kind: Option<String>,
 }
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     client: Client,
     /// The API server, as the person reaches it.
-    pub(super) url: String,
+    pub(crate) url: String,
 }
 
 impl Cluster {
-    pub(super) async fn of(which: &Which) -> Result<Self> {
+    pub(crate) async fn of(which: &Which) -> Result<Self> {
         let (kubeconfig, place) = match &which.kubeconfig {
             Some(file) => (Kubeconfig::read_from(file), format!("--kubeconfig {}", file.display())),
             None => (Kubeconfig::read(), "the kubeconfig".to_owned()),
@@ -58,21 +58,21 @@ impl Cluster {
     }
 
     /// Makes the object be as it says, whoever made it before.
-    pub(super) async fn apply(&self, object: &Value) -> Result<()> {
+    pub(crate) async fn apply(&self, object: &Value) -> Result<()> {
         let (api, name) = self.api_of(object)?;
         let params = PatchParams::apply(MANAGER).force();
         let applied = api.patch(&name, &params, &Patch::Apply(object)).await;
         applied.map(drop).with_context(|| format!("apply {}", title(object)))
     }
 
-    pub(super) async fn get(&self, object: &Value) -> Result<Option<Value>> {
+    pub(crate) async fn get(&self, object: &Value) -> Result<Option<Value>> {
         let (api, name) = self.api_of(object)?;
         let found = api.get_opt(&name).await.with_context(|| format!("get {}", title(object)))?;
         Ok(found.map(serde_json::to_value).transpose()?)
     }
 
     /// Deletes the object, what it owns first. Whether it was there.
-    pub(super) async fn delete(&self, object: &Value) -> Result<bool> {
+    pub(crate) async fn delete(&self, object: &Value) -> Result<bool> {
         let (api, name) = self.api_of(object)?;
         match api.delete(&name, &DeleteParams::foreground()).await {
             Ok(_) => Ok(true),
@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// Objects of a kind of the core group, or with their group before a slash.
-    pub(super) async fn list(
+    pub(crate) async fn list(
         &self,
         version: &str,
         kind: &str,
@@ -120,7 +120,7 @@ impl Cluster {
 
     /// Where nodes reach the API server: what its own Service leads to, unless that is several and people come by an address
     /// in front of them.
-    pub(super) async fn api_server(&self) -> Result<String> {
+    pub(crate) async fn api_server(&self) -> Result<String> {
         let slices = self
             .list(
                 "discovery.k8s.io/v1",
