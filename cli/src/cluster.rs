@@ -1,4 +1,4 @@
-//! A person's way into a cluster: their kubeconfig, and the few requests that installing takes.
+//! A person's way into a cluster: their kubeconfig, and the few requests that our commands make.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use kube::Client;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams,
+    Request,
+};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use serde_json::Value;
@@ -65,6 +68,22 @@ impl Cluster {
         applied.map(drop).with_context(|| format!("apply {}", title(object)))
     }
 
+    /// Makes an object that is not there yet; what became of it.
+    pub(crate) async fn create(&self, object: &Value) -> Result<Value> {
+        let (version, kind) = kind_of(object)?;
+        let api = self.api(&version, &kind, object["metadata"]["namespace"].as_str())?;
+        let made = api.create(&PostParams::default(), &serde_json::from_value(object.clone())?).await;
+        Ok(serde_json::to_value(made.with_context(|| format!("create a {kind}"))?)?)
+    }
+
+    /// What the only container of a pod has printed.
+    pub(crate) async fn log(&self, namespace: &str, pod: &str) -> Result<String> {
+        let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
+        let request = request.logs(pod, &LogParams::default())?;
+        let log = self.client.request_text(request).await;
+        log.with_context(|| format!("read the log of Pod {namespace}/{pod}"))
+    }
+
     pub(crate) async fn get(&self, object: &Value) -> Result<Option<Value>> {
         let (api, name) = self.api_of(object)?;
         let found = api.get_opt(&name).await.with_context(|| format!("get {}", title(object)))?;
@@ -99,17 +118,17 @@ impl Cluster {
     }
 
     fn api_of(&self, object: &Value) -> Result<(Api<DynamicObject>, String)> {
-        let text = |value: &Value, field: &str| {
-            value.as_str().map(str::to_owned).with_context(|| format!("an object without {field}"))
-        };
-        let (version, kind) = (text(&object["apiVersion"], "apiVersion")?, text(&object["kind"], "kind")?);
+        let (version, kind) = kind_of(object)?;
         let name = text(&object["metadata"]["name"], "metadata.name")?;
         Ok((self.api(&version, &kind, object["metadata"]["namespace"].as_str())?, name))
     }
 
     fn api(&self, version: &str, kind: &str, namespace: Option<&str>) -> Result<Api<DynamicObject>> {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let plural = format!("{}s", kind.to_lowercase());
+        let plural = match kind {
+            "NetworkPolicy" => "networkpolicies".to_owned(),
+            _ => format!("{}s", kind.to_lowercase()),
+        };
         let kind = GroupVersionKind::gvk(group, version, kind);
         let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
         Ok(match namespace {
@@ -141,6 +160,14 @@ impl Cluster {
             _ => Ok(self.url.trim_end_matches('/').to_owned()),
         }
     }
+}
+
+fn kind_of(object: &Value) -> Result<(String, String)> {
+    Ok((text(&object["apiVersion"], "apiVersion")?, text(&object["kind"], "kind")?))
+}
+
+fn text(value: &Value, field: &str) -> Result<String> {
+    value.as_str().map(str::to_owned).with_context(|| format!("an object without {field}"))
 }
 
 fn title(object: &Value) -> String {

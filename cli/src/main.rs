@@ -9,6 +9,7 @@ mod agents;
 mod capture;
 mod cluster;
 mod columns;
+mod connectivity;
 mod doctor;
 mod explain;
 mod flows;
@@ -56,6 +57,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Show the packets of one pod
     Capture(capture::Args),
+    /// See by real connections who reaches whom in a cluster, and whether policies hold
+    Connectivity(connectivity::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Capture(args) => capture::run(args),
+        Command::Connectivity(args) => connectivity::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("weir: {error:#}");

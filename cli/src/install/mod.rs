@@ -16,6 +16,7 @@ use crate::agents::{block_on, unless_closed};
 use crate::cluster::{Cluster, Which};
 use objects::{Distribution, Settings};
 
+pub(crate) use objects::{AGENT, NAMESPACE, image_of};
 pub(crate) use uninstall::{Args as UninstallArgs, run as uninstall};
 
 #[derive(clap::Args)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-pub(super) const NAMESPACE: &str = "weir-system";
-pub(super) const AGENT: &str = "weir-agent";
+pub(crate) const NAMESPACE: &str = "weir-system";
+pub(crate) const AGENT: &str = "weir-agent";
 /// On the agents' pods: what they read when they start, so that a change starts them anew.
 const CONFIG_ANNOTATION: &str = "weir.dev/config";
 
@@ -100,7 +100,7 @@ fn set_image(object: &mut Value, image: Option<&str>) {
 }
 
 /// The image that a DaemonSet runs.
-pub(super) fn image_of(daemon_set: &Value) -> Option<&str> {
+pub(crate) fn image_of(daemon_set: &Value) -> Option<&str> {
     daemon_set["spec"]["template"]["spec"]["containers"][0]["image"].as_str()
 }
 

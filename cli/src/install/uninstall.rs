@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Which};
 use super::objects::{self, AGENT, NAMESPACE};
 use super::watch;
 use crate::agents::block_on;
+use crate::cluster::{Cluster, Which};
 
 #[derive(clap::Args)]
 #[command(after_help = "Pods lose their network and keep running: start them anew under the next one.\n\

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use crate::cluster::Cluster;
 use super::objects::NAMESPACE;
+use crate::cluster::Cluster;
 
 const PERIOD: Duration = Duration::from_millis(500);
 

@@ -33,6 +33,11 @@ impl Kubectl {
         })
     }
 
+    /// For others who speak to this API server.
+    pub(crate) fn config(&self) -> &std::path::Path {
+        &self.config
+    }
+
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(&self.binary);
         // Not the person's own, of another cluster.

@@ -28,6 +28,7 @@ use std::process::Command as Process;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use crate::image;
 use kubectl::Kubectl;
 use layout::Layout;
 use state::Cluster;
@@ -57,6 +58,9 @@ enum Command {
         /// Who wires the pods
         #[arg(long, default_value = "weir")]
         cni: Network,
+        /// How Weir is built
+        #[arg(long, value_enum, default_value = "debug")]
+        profile: image::Profile,
     },
     /// Take the cluster down, and leave nothing but its logs
     Down,
@@ -103,8 +107,8 @@ pub(crate) fn command(args: Args) -> Result<()> {
             println!("{}", tools.bin.display());
             Ok(())
         }
-        Command::Up { nodes, layout, cni } => {
-            up::up(&Wish { folder, nodes, layout, network: cni, images: Vec::new() })?;
+        Command::Up { nodes, layout, cni, profile } => {
+            up::up(&Wish { folder, nodes, layout, network: cni, profile, images: Vec::new() })?;
             println!(
                 "`cargo xtask cluster kubectl get pods -A` shows what runs, `cargo xtask cluster down` ends it"
             );

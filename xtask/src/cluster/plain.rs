@@ -10,7 +10,7 @@ use serde_json::json;
 use super::state::{Cluster, node_name};
 use super::underlay;
 
-/// Gives node `number` a bridge for its pods, and everybody else a route to them.
+/// Gives node `number` a bridge for its pods.
 pub(crate) fn install(cluster: &Cluster, number: usize, cidrs: &[String]) -> Result<()> {
     let node = cluster.machine(&node_name(number))?;
     let ranges: Vec<_> = cidrs.iter().map(|cidr| json!([{ "subnet": cidr }])).collect();
@@ -41,6 +41,12 @@ pub(crate) fn install(cluster: &Cluster, number: usize, cidrs: &[String]) -> Res
         node.name,
         String::from_utf8_lossy(&output.stderr)
     );
+    Ok(())
+}
+
+/// Gives everybody else a route to its pods.
+pub(crate) fn route(cluster: &Cluster, number: usize, cidrs: &[String]) -> Result<()> {
+    let node = cluster.machine(&node_name(number))?;
     for machine in cluster.machines.iter().filter(|machine| machine.name != node.name) {
         underlay::route_to_pods(machine, cidrs, number)?;
     }

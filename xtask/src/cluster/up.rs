@@ -29,6 +29,8 @@ pub(crate) enum Network {
     Weir,
     /// The reference plugins `bridge` and `host-local`, for comparison
     Bridge,
+    /// Weir on the first node and the reference plugins on the others: their pods do not reach each other
+    Both,
     /// Nobody yet: nodes stay NotReady until something is installed
     None,
 }
@@ -39,6 +41,8 @@ pub(crate) struct Wish {
     pub(crate) nodes: usize,
     pub(crate) layout: Layout,
     pub(crate) network: Network,
+    /// How Weir itself is built: tests want names in a backtrace more than speed.
+    pub(crate) profile: image::Profile,
     /// Archives for every node beside our own.
     pub(crate) images: Vec<PathBuf>,
 }
@@ -65,9 +69,8 @@ pub(crate) fn up(wish: &Wish) -> Result<(Cluster, Duration)> {
     );
     let tools = tools::tools()?;
     let mut images = wish.images.clone();
-    if wish.network == Network::Weir {
-        // Tests want names in a backtrace more than speed.
-        let built = image::build(&setup::tools()?, image::Profile::Debug, image::DEVELOPMENT)?;
+    if matches!(wish.network, Network::Weir | Network::Both) {
+        let built = image::build(&setup::tools()?, wish.profile, image::DEVELOPMENT)?;
         images.push(built.archive);
     }
     if let Some(old) = Cluster::load(&wish.folder)? {
@@ -112,7 +115,7 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf
             kubeconfig: pki.kubeconfig(&format!("{name}.conf"))?,
             hierarchies: cgroups.into_iter().map(|(hierarchy, _)| hierarchy).collect(),
             images: &images,
-            plugins: wish.network == Network::Bridge,
+            plugins: matches!(wish.network, Network::Bridge | Network::Both),
         };
         cluster.start(&node.orders(tools, &cluster.disk(name), &logs))?;
         cluster.connect(index + 1)?;
@@ -124,8 +127,10 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf
     }
     clock.say("API server ready");
 
-    if wish.network == Network::Weir {
-        weir::install(cluster, &kubectl)?;
+    match wish.network {
+        Network::Weir => weir::install(cluster, &kubectl, None)?,
+        Network::Both => weir::install(cluster, &kubectl, names.first().map(String::as_str))?,
+        Network::Bridge | Network::None => {}
     }
     for (index, name) in names.iter().enumerate() {
         let question = ["get", "node", name, "--output=jsonpath={.spec.podCIDRs[*]}"];
@@ -133,8 +138,11 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf
             let cidrs: Vec<String> = answer.split_whitespace().map(str::to_owned).collect();
             (!cidrs.is_empty()).then_some(cidrs)
         })?;
-        if wish.network == Network::Bridge {
+        if wish.network == Network::Bridge || wish.network == Network::Both && index > 0 {
             plain::install(cluster, index + 1, &cidrs)?;
+        }
+        if wish.network == Network::Bridge {
+            plain::route(cluster, index + 1, &cidrs)?;
         }
     }
     clock.say("nodes registered, pod CIDRs given");

@@ -13,14 +13,14 @@ use crate::workspace;
 
 pub(crate) const NAMESPACE: &str = "weir-system";
 
-/// Applies the overlay of the cluster's layout.
-pub(crate) fn install(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
-    let folder = kustomization(cluster)?;
+/// Applies the overlay of the cluster's layout; on all nodes, or on this one.
+pub(crate) fn install(cluster: &Cluster, kubectl: &Kubectl, only: Option<&str>) -> Result<()> {
+    let folder = kustomization(cluster, only)?;
     kubectl.run(&["apply", "--kustomize", &folder]).map(drop)
 }
 
 /// A folder with what this cluster adds to the overlay, as a person would write it down for theirs.
-pub(crate) fn kustomization(cluster: &Cluster) -> Result<String> {
+pub(crate) fn kustomization(cluster: &Cluster, only: Option<&str>) -> Result<String> {
     let overlay = workspace::root().join("deploy/overlays").join(cluster.layout.name());
     let folder = cluster.folder().join("deploy");
     let patch = json!({
@@ -28,10 +28,19 @@ pub(crate) fn kustomization(cluster: &Cluster) -> Result<String> {
         "metadata": { "name": "weir-config", "namespace": NAMESPACE },
         "data": { "api-server": API_URL },
     });
+    let mut patches = vec![json!({ "patch": patch.to_string() })];
+    if let Some(node) = only {
+        let patch = json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": { "name": "weir-agent", "namespace": NAMESPACE },
+            "spec": { "template": { "spec": { "nodeSelector": { "kubernetes.io/hostname": node } } } },
+        });
+        patches.push(json!({ "patch": patch.to_string() }));
+    }
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
         "resources": [relative(&folder, &overlay)],
-        "patches": [{ "patch": patch.to_string() }],
+        "patches": patches,
     });
     let file = folder.join("kustomization.yaml");
     fs::create_dir_all(&folder)

@@ -45,6 +45,15 @@ pub(crate) enum Profile {
     Debug,
 }
 
+impl Profile {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Debug => "debug",
+        }
+    }
+}
+
 pub(crate) fn command(args: Args) -> Result<()> {
     ensure!(
         args.name.rsplit_once(':').is_some_and(|(name, tag)| !name.is_empty() && is_tag(tag)),
@@ -80,6 +89,11 @@ pub(crate) fn build(tools: &Tools, profile: Profile, name: &str) -> Result<Built
     build_in(tools, workspace::root(), &workspace::target().join("image"), profile, name)
 }
 
+/// Where a program of the image lies once it is built: it needs nothing of the machine that it runs on.
+pub(crate) fn program(name: &str, profile: Profile) -> PathBuf {
+    workspace::target().join("image").join(triple()).join(profile.folder()).join(name)
+}
+
 fn build_in(tools: &Tools, root: &Path, target: &Path, profile: Profile, name: &str) -> Result<Built> {
     let triple = triple();
     let mut command = tools.cargo();
@@ -98,15 +112,11 @@ fn build_in(tools: &Tools, root: &Path, target: &Path, profile: Profile, name: &
         flags.push(format!("--remap-path-prefix={}={name}", path.display()));
     }
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env_remove("CARGO_TARGET_DIR");
-    let folder = match profile {
-        Profile::Debug => "debug",
-        Profile::Release => {
-            command.arg("--release");
-            "release"
-        }
-    };
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
     process::run(&mut command)?;
-    let folder = target.join(&triple).join(folder);
+    let folder = target.join(&triple).join(profile.folder());
     let sbom = target.join("weir.cdx.json");
     let packages = PROGRAMS.iter().map(|(_, package)| *package).collect::<Vec<_>>();
     fs::write(&sbom, sbom::of(tools, &packages, name, &triple)?)

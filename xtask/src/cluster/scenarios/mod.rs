@@ -4,12 +4,14 @@
 //! network that is broken is no policy.
 
 mod boutique;
+mod connectivity;
+mod first;
 mod policies;
 mod probes;
 mod reach;
 mod roll;
 mod table;
-mod town;
+pub(crate) mod town;
 mod upsets;
 mod waves;
 
@@ -24,14 +26,22 @@ use super::state::Cluster;
 use super::tools;
 use super::up::{self, Network, Wish};
 use crate::test::Count;
-use crate::workspace;
+use crate::{image, workspace};
 use town::Town;
 
 type Scenario = (&'static str, fn(&mut Town) -> Result<()>);
 
 const SCENARIOS: &[Scenario] = &[
     ("pods_reach_each_other", reach::pods_reach_each_other),
+    (
+        "a_pods_first_packet_on_its_own_node_needs_no_second_try",
+        first::a_pods_first_packet_on_its_own_node_needs_no_second_try,
+    ),
     ("names_resolve_and_services_answer", reach::names_resolve_and_services_answer),
+    (
+        "connectivity_test_finds_all_well_and_leaves_nothing",
+        connectivity::connectivity_test_finds_all_well_and_leaves_nothing,
+    ),
     ("probes_work_under_default_deny", probes::probes_work_under_default_deny),
     (
         "policies_change_the_truth_table_on_both_nodes",
@@ -52,7 +62,14 @@ pub(crate) fn run(only: Option<&str>) -> Result<Count> {
     if let Some(old) = Cluster::load(&folder)? {
         old.take_down()?;
     }
-    let wish = Wish { folder, nodes: 2, layout: Layout::Kind, network: Network::Weir, images: Vec::new() };
+    let wish = Wish {
+        folder,
+        nodes: 2,
+        layout: Layout::Kind,
+        network: Network::Weir,
+        profile: image::Profile::Debug,
+        images: Vec::new(),
+    };
     let mut count = Count::default();
     let (cluster, took) = match up::up(&wish) {
         Ok(up) => up,
