@@ -101,6 +101,13 @@ impl Edge {
         String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
     }
 
+    /// Ends the proxy, and with it every request. All lines of the access log.
+    pub(crate) fn ended(mut self) -> Vec<serde_json::Value> {
+        drop(self.proxy.take());
+        let text = String::from_utf8(self.log.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// The lines of the access log that say this, once there is one.
     pub(crate) fn logged(&self, what: &str) -> Vec<serde_json::Value> {
         eventually(|| {
