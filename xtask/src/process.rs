@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// This very program, although cargo may have put another in its place meanwhile.
+pub(crate) fn ourselves() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    std::os::unix::process::CommandExt::arg0(&mut command, "xtask");
+    command
+}
+
 /// Runs `command` with our own standard streams.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start {}", shown(command)))?;

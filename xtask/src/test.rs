@@ -21,6 +21,8 @@ pub(crate) struct Args {
     /// Of the cluster tier only the scenarios whose names contain this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    #[command(flatten)]
+    cluster: scenarios::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,7 +68,7 @@ impl Count {
 pub(crate) fn command(args: Args) -> Result<()> {
     let tiers = match args.tier {
         Some(Tier::Manifests) => return manifests::command(manifests::Args::default()),
-        Some(Tier::Cluster) => return scenarios::run(args.only.as_deref())?.close(),
+        Some(Tier::Cluster) => return scenarios::run(args.only.as_deref(), &args.cluster)?.close(),
         Some(tier) => vec![tier],
         None => vec![Tier::Unit, Tier::Kernel, Tier::Netns, Tier::Browser],
     };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::layout::{API_SERVER, Layout};
-use super::orders::{API_READY, CONNECTED, Orders, Step};
+use super::orders::{API_LISTENS, API_READY, CONNECTED, Orders, Step};
 use super::pki::Pki;
 
 pub(crate) const NAME: &str = "control-plane";
@@ -24,9 +24,11 @@ pub(crate) fn orders(layout: Layout, pki: &Pki, disk: &Path, logs: &Path, bin: &
             Step::Await(disk.join(CONNECTED)),
             Step::start("etcd", etcd()),
             Step::start("kube-apiserver", api_server(layout, pki)),
-            // They would not wait for the roles that the API server makes for them, and give up.
-            Step::Await(disk.join(API_READY)),
+            // It waits by itself until the server is healthy, which is when all roles are there.
+            Step::Await(disk.join(API_LISTENS)),
             Step::start("kube-controller-manager", controller_manager(layout, pki)),
+            // It would not wait for the role that the API server makes for it, and give up.
+            Step::Await(disk.join(API_READY)),
             Step::start("kube-scheduler", scheduler(pki)),
         ],
     }
@@ -90,6 +92,8 @@ fn controller_manager(layout: Layout, pki: &Pki) -> Vec<String> {
             ("kubeconfig", &config),
             ("authentication-kubeconfig", &config),
             ("authorization-kubeconfig", &config),
+            // Who may ask for its metrics it may not read yet.
+            ("authentication-tolerate-lookup-failure", "true"),
             ("allocate-node-cidrs", "true"),
             ("cluster-cidr", layout.pod_cidrs()),
             ("service-cluster-ip-range", layout.service_cidrs()),

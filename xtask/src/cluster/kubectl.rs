@@ -66,9 +66,10 @@ impl Kubectl {
         serde_json::from_str(&text).context("parse what kubectl printed")
     }
 
-    /// Applies manifests, YAML or JSON.
+    /// Applies manifests, YAML or JSON. The server looks at them closer than kubectl would, which first would read all of
+    /// the server's schema.
     pub(crate) fn apply(&self, manifests: &str) -> Result<()> {
-        self.feed(&["apply", "--filename=-"], manifests).map(drop)
+        self.feed(&["apply", "--server-side", "--filename=-"], manifests).map(drop)
     }
 
     /// Runs it with `input`.

@@ -20,7 +20,11 @@ pub(crate) const UNDERLAY_V6: &str = "fd00:90:";
 /// The bridge's own address, which is the control plane's.
 pub(crate) const API_SERVER: &str = "10.90.0.1";
 pub(crate) const API_SERVER_V6: &str = "fd00:90::1";
+pub(crate) const API_PORT: u16 = 6443;
 pub(crate) const API_URL: &str = "https://10.90.0.1:6443";
+
+/// Where every runtime looks that is told nothing.
+const DEFAULT_FOLDERS: [&str; 2] = ["/opt/cni/bin", "/etc/cni/net.d"];
 
 impl Layout {
     pub(crate) fn name(self) -> &'static str {
@@ -30,20 +34,22 @@ impl Layout {
         }
     }
 
-    /// Where the runtime looks for plugins.
-    pub(crate) fn cni_bin(self) -> &'static str {
+    /// Where the runtime of node `number` looks for plugins and for their configuration, if its own configuration says so.
+    /// Both are to be had on one cluster: k3s names folders of its own, unless somebody has taken that out.
+    pub(crate) fn named_folders(self, number: usize) -> Option<[&'static str; 2]> {
         match self {
-            Self::Kind => "/opt/cni/bin",
-            Self::K3s => "/var/lib/rancher/k3s/data/cni",
+            Self::Kind => Some(DEFAULT_FOLDERS),
+            Self::K3s if number.is_multiple_of(2) => None,
+            Self::K3s => Some(["/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/agent/etc/cni/net.d"]),
         }
     }
 
-    /// Where the runtime looks for their configuration.
-    pub(crate) fn cni_conf(self) -> &'static str {
-        match self {
-            Self::Kind => "/etc/cni/net.d",
-            Self::K3s => "/var/lib/rancher/k3s/agent/etc/cni/net.d",
-        }
+    pub(crate) fn cni_bin(self, number: usize) -> &'static str {
+        self.named_folders(number).unwrap_or(DEFAULT_FOLDERS)[0]
+    }
+
+    pub(crate) fn cni_conf(self, number: usize) -> &'static str {
+        self.named_folders(number).unwrap_or(DEFAULT_FOLDERS)[1]
     }
 
     /// The runtime's own configuration; on k3s the one place that names the folders above.

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -15,11 +15,12 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::probe;
+use crate::process;
 
 /// A packet that was dropped is sent again after 200 ms, then after 400, and so on; a second's silence is ten packets lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two questions on one connection.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of the load.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -39,8 +40,7 @@ pub(crate) struct Load(Child);
 impl Load {
     /// Begins in the place of the process `pid`; returns when all connections are there.
     pub(crate) fn begin(pid: i32, server: SocketAddr, connections: usize) -> Result<Self> {
-        let ourselves = std::env::current_exe().context("find our own executable")?;
-        let mut command = Command::new(ourselves);
+        let mut command = process::ourselves();
         command.args(["cluster", "load", &pid.to_string(), &server.to_string(), &connections.to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut load = Self(command.spawn().context("start a load")?);
@@ -91,7 +91,7 @@ fn run(server: SocketAddr, connections: usize) -> Result<Report> {
         for (number, stream) in streams.into_iter().enumerate() {
             let (stop, answers, lost) = (&stop, &answers, &lost);
             scope.spawn(move || {
-                if let Err(error) = converse(stream, stop, answers) {
+                if let Err(error) = converse(&stream, stop, answers) {
                     let complaint = format!("connection {number}: {error:#}");
                     lost.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(complaint);
                 }
@@ -131,9 +131,10 @@ fn first_packets_repeated() -> Result<u64> {
 }
 
 /// Asks and listens until told to stop.
-fn converse(mut stream: TcpStream, stop: &AtomicBool, answers: &AtomicU64) -> Result<()> {
+fn converse(mut stream: &TcpStream, stop: &AtomicBool, answers: &AtomicU64) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
+    // One descriptor a connection: a process may have 1,024.
+    let mut reader = BufReader::new(stream);
     while !stop.load(Ordering::Relaxed) {
         stream.write_all(b"GET /echo?msg=weir HTTP/1.1\r\nHost: pod\r\n\r\n").context("ask")?;
         let mut length = 0;

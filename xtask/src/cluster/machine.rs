@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::orders::Orders;
+use crate::process;
 
 /// How long the kernel may take to end what was killed, and to let go of its cgroups.
 const DYING: Duration = Duration::from_secs(20);
@@ -120,8 +121,7 @@ impl Machine {
         fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
         let log = orders.logs.join(format!("{name}.log"));
         let log = File::create(&log).with_context(|| format!("make {}", log.display()))?;
-        let ourselves = std::env::current_exe().context("find our own executable")?;
-        let mut command = Command::new(ourselves);
+        let mut command = process::ourselves();
         command.args(["cluster", "machine"]).arg(file);
         for (_, path) in cgroups {
             command.arg("--cgroup").arg(path);
@@ -220,8 +220,7 @@ pub(crate) fn launch(orders: &Path, cgroups: &[PathBuf]) -> Result<()> {
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWCGROUP;
     unshare(namespaces).context("make a machine's namespaces (needs CAP_SYS_ADMIN)")?;
-    let ourselves = std::env::current_exe().context("find our own executable")?;
-    let mut command = Command::new(ourselves);
+    let mut command = process::ourselves();
     command.args(["cluster", "init"]).arg(orders).stdin(Stdio::null()).stdout(Stdio::null());
     // A Ctrl-C on the terminal is not for it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

@@ -13,6 +13,7 @@ mod plain;
 mod probe;
 pub(crate) mod scenarios;
 mod state;
+mod store;
 pub(crate) mod tools;
 mod underlay;
 mod up;

@@ -53,5 +53,7 @@ impl Step {
 
 /// A file on the disk: the machine's links are there and have their addresses.
 pub(crate) const CONNECTED: &str = "connected";
+/// A file on the disk: the API server's port is open.
+pub(crate) const API_LISTENS: &str = "api-listens";
 /// A file on the disk: the API server answers, and its own roles are there.
 pub(crate) const API_READY: &str = "api-ready";

@@ -25,7 +25,7 @@ pub(crate) fn install(cluster: &Cluster, number: usize, cidrs: &[String]) -> Res
             "ipam": { "type": "host-local", "ranges": ranges, "routes": routes },
         }],
     });
-    let file = Path::new(cluster.layout.cni_conf()).join("10-bridge.conflist");
+    let file = Path::new(cluster.layout.cni_conf(number)).join("10-bridge.conflist");
     node.inside(|| {
         // Under its name only when it is whole: the runtime watches the folder.
         let partial = file.with_extension("partial");

@@ -7,12 +7,14 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::process;
 
 /// Whoever has not answered by then does not. A denied packet vanishes, so each denial takes so long.
 const SILENCE: Duration = Duration::from_millis(1500);
@@ -51,8 +53,7 @@ impl Answer {
 
 /// Knocks from the place of the process `pid`.
 pub(crate) fn from_place_of(pid: i32, targets: &[Target]) -> Result<Vec<Answer>> {
-    let ourselves = std::env::current_exe().context("find our own executable")?;
-    let mut command = Command::new(ourselves);
+    let mut command = process::ourselves();
     command.args(["cluster", "probe"]).arg(pid.to_string());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("start a prober")?;

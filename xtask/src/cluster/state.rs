@@ -155,10 +155,20 @@ impl Cluster {
 
     /// Pulls a node's plug; its disk stays.
     pub(crate) fn stop_node(&mut self, number: usize) -> Result<()> {
-        let name = node_name(number);
-        self.machine(&name)?.kill()?;
+        self.end(&node_name(number))
+    }
+
+    fn end(&self, name: &str) -> Result<()> {
+        self.machine(name)?.kill()?;
         let suffix = format!("weir-cluster-{}-{name}", self.id);
         machine::remove_cgroups(self.cgroups.iter().filter(|path| path.ends_with(&suffix)))
+    }
+
+    /// Ends a machine that has done its work. Its disk is there until the cluster is taken down.
+    pub(crate) fn dismiss(&mut self, name: &str) -> Result<()> {
+        self.end(name)?;
+        self.machines.retain(|machine| machine.name != name);
+        self.save()
     }
 
     /// Starts a stopped node again from its own disk.

@@ -1,5 +1,6 @@
 //! `cargo xtask cluster up`: from nothing to nodes that are Ready and a name server that answers.
 
+use std::net::{IpAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -7,18 +8,20 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use super::kubectl::Kubectl;
-use super::layout::Layout;
+use super::layout::{API_PORT, API_SERVER, Layout};
 use super::machine;
 use super::node::Node;
-use super::orders::{API_READY, CONNECTED};
+use super::orders::{API_LISTENS, API_READY, CONNECTED};
 use super::pki::Pki;
 use super::state::{Cluster, node_name};
+use super::store::{self, Fresh};
 use super::tools::{self, Tools};
 use super::{control_plane, plain, underlay, weir};
 use crate::{image, setup, workspace};
 
 /// Generous: a machine that does three other things at once takes ten times as long.
 const PATIENCE: Duration = Duration::from_secs(180);
+const GLANCE: Duration = Duration::from_millis(50);
 /// Two ranges of 10.90.0.0/24 and of a bridge's ports: far more than one machine carries.
 const MOST_NODES: usize = 50;
 
@@ -47,12 +50,18 @@ pub(crate) struct Wish {
     pub(crate) images: Vec<PathBuf>,
 }
 
-/// Says what was done, and when since the beginning.
-struct Clock(Instant);
+/// Says what was done, when since the beginning, and how long that took alone.
+struct Clock {
+    begun: Instant,
+    last: Instant,
+}
 
 impl Clock {
-    fn say(&self, what: &str) {
-        eprintln!("[{:6.2} s] {what}", self.0.elapsed().as_secs_f64());
+    fn say(&mut self, what: &str) {
+        let now = Instant::now();
+        let [since, alone] = [self.begun, self.last].map(|then| (now - then).as_secs_f64());
+        self.last = now;
+        eprintln!("[{since:6.2} s, {alone:5.2}] {what}");
     }
 }
 
@@ -82,7 +91,13 @@ pub(crate) fn up(wish: &Wish) -> Result<(Cluster, Duration)> {
     let mut cluster = Cluster::new(wish.folder.clone(), wish.layout, wish.nodes);
     let begun = Instant::now();
     match bring_up(&mut cluster, wish, &tools, &images) {
-        Ok(()) => Ok((cluster, begun.elapsed())),
+        Ok(fresh) => {
+            let took = begun.elapsed();
+            if let Some(Err(error)) = fresh.map(Fresh::keep) {
+                eprintln!("the next cluster has to import the images again: {error:#}");
+            }
+            Ok((cluster, took))
+        }
         Err(error) => {
             let error = error.context(format!("the logs are in {}", cluster.logs().display()));
             match cluster.take_down() {
@@ -93,8 +108,10 @@ pub(crate) fn up(wish: &Wish) -> Result<(Cluster, Duration)> {
     }
 }
 
-fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf]) -> Result<()> {
-    let clock = Clock(Instant::now());
+/// What is to be kept of it is for later: nobody should wait for that.
+fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf]) -> Result<Option<Fresh>> {
+    let begun = Instant::now();
+    let mut clock = Clock { begun, last: begun };
     cluster.save()?;
     let names: Vec<String> = (1..=wish.nodes).map(node_name).collect();
     let pki = Pki::create(cluster.pki(), wish.layout, &names)?;
@@ -104,8 +121,9 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf
     cluster.tell(control_plane::NAME, CONNECTED)?;
     clock.say("certificates and underlay made, control plane starts");
 
-    // Their runtimes and images get ready while the API server does.
-    let images = all_images(tools, images)?;
+    // Images and runtimes get ready while the API server does.
+    let fresh = store::fill(cluster, tools, &all_images(tools, images)?, &names)?;
+    clock.say(if fresh.is_some() { "images imported" } else { "images there from an earlier cluster" });
     for (index, name) in names.iter().enumerate() {
         let cgroups = cluster.claim_cgroups(name)?;
         let node = Node {
@@ -114,42 +132,53 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf
             layout: wish.layout,
             kubeconfig: pki.kubeconfig(&format!("{name}.conf"))?,
             hierarchies: cgroups.into_iter().map(|(hierarchy, _)| hierarchy).collect(),
-            images: &images,
             plugins: matches!(wish.network, Network::Bridge | Network::Both),
         };
         cluster.start(&node.orders(tools, &cluster.disk(name), &logs))?;
         cluster.connect(index + 1)?;
     }
     let kubectl = Kubectl::new(cluster, &tools.bin)?;
-    kubectl.until(PATIENCE, "the API server answers", &["get", "--raw=/readyz"], |_| Some(()))?;
+    let weir = match wish.network {
+        Network::Weir => Some(weir::objects(cluster, &kubectl, None)?),
+        Network::Both => Some(weir::objects(cluster, &kubectl, names.first().map(String::as_str))?),
+        Network::Bridge | Network::None => None,
+    };
+    clock.say("nodes' runtimes start");
+    await_port(cluster)?;
+    // A kubelet takes longer to start than the server to be ready; should it be too early, it tries again.
     for name in names.iter().map(String::as_str).chain([control_plane::NAME]) {
-        cluster.tell(name, API_READY)?;
+        cluster.tell(name, API_LISTENS)?;
     }
+    clock.say("API server listens");
+    kubectl.until(PATIENCE, "the API server answers", &["get", "--raw=/readyz"], |_| Some(()))?;
+    cluster.tell(control_plane::NAME, API_READY)?;
     clock.say("API server ready");
 
-    match wish.network {
-        Network::Weir => weir::install(cluster, &kubectl, None)?,
-        Network::Both => weir::install(cluster, &kubectl, names.first().map(String::as_str))?,
-        Network::Bridge | Network::None => {}
-    }
-    for (index, name) in names.iter().enumerate() {
-        let question = ["get", "node", name, "--output=jsonpath={.spec.podCIDRs[*]}"];
-        let cidrs = kubectl.until(PATIENCE, &format!("{name} has pod CIDRs"), &question, |answer| {
-            let cidrs: Vec<String> = answer.split_whitespace().map(str::to_owned).collect();
-            (!cidrs.is_empty()).then_some(cidrs)
-        })?;
-        if wish.network == Network::Bridge || wish.network == Network::Both && index > 0 {
-            plain::install(cluster, index + 1, &cidrs)?;
-        }
-        if wish.network == Network::Bridge {
-            plain::route(cluster, index + 1, &cidrs)?;
-        }
-    }
+    // At once: who makes pods of them, and where, begins just now too.
+    let name_server = name_server(wish.layout);
+    kubectl.apply(&weir.map_or(name_server.clone(), |weir| format!("{weir}\n---\n{name_server}")))?;
+    clock.say("Weir and CoreDNS applied");
+    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    let nodes: Vec<String> = names.iter().map(|name| format!("node/{name}")).collect();
+    let wait = |what: &str| {
+        let arguments = ["wait", what, limit.as_str()].into_iter().chain(nodes.iter().map(String::as_str));
+        kubectl.run(&arguments.collect::<Vec<_>>()).map(drop)
+    };
+    wait("--for=create")?;
+    wait("--for=jsonpath={.spec.podCIDR}")?;
     clock.say("nodes registered, pod CIDRs given");
-    name_server(&kubectl, wish.layout)?;
+    for (index, name) in names.iter().enumerate() {
+        if wish.network == Network::Bridge || wish.network == Network::Both && index > 0 {
+            let cidrs = kubectl.run(&["get", "node", name, "--output=jsonpath={.spec.podCIDRs[*]}"])?;
+            let cidrs: Vec<String> = cidrs.split_whitespace().map(str::to_owned).collect();
+            plain::install(cluster, index + 1, &cidrs)?;
+            if wish.network == Network::Bridge {
+                plain::route(cluster, index + 1, &cidrs)?;
+            }
+        }
+    }
     if wish.network != Network::None {
-        let limit = format!("--timeout={}s", PATIENCE.as_secs());
-        kubectl.run(&["wait", "--for=condition=Ready", "nodes", "--all", &limit])?;
+        wait("--for=condition=Ready")?;
         clock.say("nodes Ready");
     }
     let account = ["get", "serviceaccount", "default"];
@@ -161,6 +190,20 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf
     cluster.complete = true;
     cluster.save()?;
     clock.say("cluster is up");
+    Ok(fresh)
+}
+
+/// Waits until something listens where the API server will: kubectl is too heavy to ask again and again while that takes
+/// both of a small machine's cores to start.
+fn await_port(cluster: &Cluster) -> Result<()> {
+    let address = (API_SERVER.parse::<IpAddr>().context("an address")?, API_PORT).into();
+    let control_plane = cluster.control_plane()?;
+    let begun = Instant::now();
+    while control_plane.in_network(|| TcpStream::connect_timeout(&address, GLANCE))?.is_err() {
+        ensure!(control_plane.is_alive(), "the control plane has ended: see its logs");
+        ensure!(begun.elapsed() < PATIENCE, "the API server does not listen after {} s", PATIENCE.as_secs());
+        std::thread::sleep(GLANCE);
+    }
     Ok(())
 }
 
@@ -185,6 +228,6 @@ fn all_images(tools: &Tools, more: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// CoreDNS; it answers once pods are wired.
-fn name_server(kubectl: &Kubectl, layout: Layout) -> Result<()> {
-    kubectl.apply(&include_str!("manifests/coredns.yaml").replace("DNS_IP", layout.dns_ip()))
+fn name_server(layout: Layout) -> String {
+    include_str!("manifests/coredns.yaml").replace("DNS_IP", layout.dns_ip())
 }

@@ -13,10 +13,10 @@ use crate::workspace;
 
 pub(crate) const NAMESPACE: &str = "weir-system";
 
-/// Applies the overlay of the cluster's layout; on all nodes, or on this one.
-pub(crate) fn install(cluster: &Cluster, kubectl: &Kubectl, only: Option<&str>) -> Result<()> {
+/// What the overlay of the cluster's layout renders to, on all nodes or on this one; no API server is needed for that.
+pub(crate) fn objects(cluster: &Cluster, kubectl: &Kubectl, only: Option<&str>) -> Result<String> {
     let folder = kustomization(cluster, only)?;
-    kubectl.run(&["apply", "--kustomize", &folder]).map(drop)
+    kubectl.run(&["kustomize", &folder])
 }
 
 /// A folder with what this cluster adds to the overlay, as a person would write it down for theirs.

@@ -95,6 +95,10 @@ pub(crate) fn program(name: &str, profile: Profile) -> PathBuf {
 }
 
 fn build_in(tools: &Tools, root: &Path, target: &Path, profile: Profile, name: &str) -> Result<Built> {
+    // Two at once would write one archive.
+    fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+    let lock = fs::File::create(target.join("lock")).context("make the lock of the image")?;
+    lock.lock().context("lock the image")?;
     let triple = triple();
     let mut command = tools.cargo();
     command.current_dir(root).args(["build", "--locked", "--target", &triple, "--target-dir"]).arg(target);

@@ -7,9 +7,8 @@ use super::town::{PATIENCE, Town, server};
 use crate::cluster::load::Load;
 use crate::cluster::weir;
 
-const ROLLS: usize = 1;
 /// From each of two pods.
-const CONNECTIONS: usize = 150;
+const CONNECTIONS: usize = 500;
 
 pub(crate) fn rolling_the_agent_loses_no_connection(town: &mut Town) -> Result<()> {
     let pods: Vec<_> =
@@ -27,7 +26,7 @@ pub(crate) fn rolling_the_agent_loses_no_connection(town: &mut Town) -> Result<(
         })
         .collect::<Result<Vec<_>>>()?;
     let agents = ["daemonset/weir-agent", "--namespace", weir::NAMESPACE];
-    for _ in 0..ROLLS {
+    for _ in 0..town.rolls {
         town.kubectl.run(&[&["rollout", "restart"], agents.as_slice()].concat())?;
         let limit = format!("--timeout={}s", PATIENCE.as_secs());
         town.kubectl.run(&[&["rollout", "status", &limit], agents.as_slice()].concat())?;

@@ -27,6 +27,8 @@ pub(crate) const AGNHOST: &str = "localhost/agnhost:1";
 pub(crate) struct Town {
     pub(crate) cluster: Cluster,
     pub(crate) kubectl: Kubectl,
+    /// How often the agent is to be replaced under load.
+    pub(crate) rolls: usize,
 }
 
 /// A pod that runs.
