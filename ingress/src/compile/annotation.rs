@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::access::{Basic, External, Guard, Limits, Surroundings};
 use super::canary::Canary;
 use super::client_auth::ClientAuth;
+use super::pages::PageOptions;
 use super::reader::Reader;
+use super::retries::Retries;
 use super::{Affinity, BasicLimits, Cors, Filter, Protocol, Sources, Warner};
 use crate::route::Host;
 
@@ -40,6 +42,11 @@ pub(super) struct Options {
     pub(super) passthrough: bool,
     pub(super) guard: Option<Guard>,
     pub(super) rates: Option<Limits>,
+    pub(super) retries: Option<Arc<Retries>>,
+    pub(super) pages: PageOptions,
+    pub(super) from_to_www: bool,
+    /// Requests go to the Service's own address.
+    pub(super) through_service: bool,
     /// Why nothing may be served.
     pub(super) closed: Option<String>,
 }
@@ -60,6 +67,9 @@ pub(super) fn options(
     }
     filters.extend(reader.cors().map(Filter::Cors));
     filters.extend(reader.header("upstream-vhost").map(Filter::UpstreamHost));
+    let prefix = HeaderName::from_static("x-forwarded-prefix");
+    filters.extend(reader.header("x-forwarded-prefix").map(|value| Filter::RequestHeader(prefix, value)));
+    filters.extend(balance(&mut reader));
     let options = Options {
         limits: reader.limits(),
         affinity: reader.affinity(),
@@ -74,12 +84,29 @@ pub(super) fn options(
         passthrough: reader.flag("ssl-passthrough").unwrap_or(false),
         guard: guard(&mut reader, around, &mut filters),
         rates: Limits::read(&mut reader, object),
+        retries: Retries::read(&mut reader).map(Arc::new),
+        pages: PageOptions::read(&mut reader),
+        from_to_www: reader.flag("from-to-www-redirect").unwrap_or(false),
+        through_service: reader.flag("service-upstream").unwrap_or(false),
         filters,
         closed: None,
     };
     reader.harmless();
     let closed = reader.rest();
     Options { closed, ..options }
+}
+
+/// Which endpoint, if not the better of two.
+fn balance(reader: &mut Reader<'_, '_>) -> Option<Filter> {
+    let expected = "round_robin, ewma or least_request";
+    // Of two drawn by chance the better one: no worse than a round, and what ewma stands for there, too.
+    let least = reader.value("load-balance", expected, |text| match text {
+        "round_robin" | "ewma" => Some(false),
+        "least_request" | "least_conn" => Some(true),
+        _ => None,
+    });
+    let hash = reader.template("upstream-hash-by").and_then(Result::ok);
+    hash.map(Filter::HashBy).or((least == Some(true)).then_some(Filter::LeastRequests))
 }
 
 fn guard(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>, filters: &mut Vec<Filter>) -> Option<Guard> {
@@ -193,7 +220,11 @@ impl Reader<'_, '_> {
         let path =
             self.text("session-cookie-path", |text| text.starts_with('/') && is_attribute(text), "a path");
         let domain = self.text("session-cookie-domain", is_token, "a domain");
-        let max_age = self.value("session-cookie-max-age", "seconds", |text| text.parse::<u64>().ok());
+        let seconds = |text: &str| text.parse::<u64>().ok();
+        let max_age = self.value("session-cookie-max-age", "seconds", seconds);
+        // Every browser of today knows Max-Age.
+        let expires = self.value("session-cookie-expires", "seconds", seconds);
+        let max_age = max_age.or(expires);
         let same_site = self.text(
             "session-cookie-samesite",
             |text| matches!(text, "Strict" | "Lax" | "None"),
@@ -234,17 +265,34 @@ impl Reader<'_, '_> {
         self.value("server-alias", "hosts such as www.example.com,*.example.org", parse).unwrap_or_default()
     }
 
-    /// Those that ask for what we do anyway.
+    /// Those that ask for what we do anyway, and those that say how nginx is to hold what is never held here.
     fn harmless(&mut self) {
         for (key, ours) in [
             ("enable-access-log", "true"),
-            ("proxy-buffering", "off"),
+            ("enable-rewrite-log", "false"),
             ("proxy-http-version", "1.1"),
-            ("proxy-request-buffering", "off"),
-            ("affinity-mode", "balanced"),
-            ("service-upstream", "false"),
+            ("connection-proxy-header", "keep-alive"),
+            ("proxy-redirect-from", "off"),
+            ("proxy-cookie-domain", "off"),
+            ("proxy-cookie-path", "off"),
+            ("proxy-ssl-verify", "off"),
+            ("session-cookie-conditional-samesite-none", "false"),
+            ("session-cookie-change-on-failure", "false"),
         ] {
             self.take_if(key, ours);
+        }
+        for key in [
+            "affinity-mode",
+            "client-body-buffer-size",
+            "http2-push-preload",
+            "proxy-buffer-size",
+            "proxy-buffering",
+            "proxy-buffers-number",
+            "proxy-busy-buffers-size",
+            "proxy-max-temp-file-size",
+            "proxy-request-buffering",
+        ] {
+            self.take(key);
         }
     }
 

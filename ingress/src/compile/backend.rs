@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::StatusCode;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IngressBackend;
 use policy::Warning;
@@ -14,12 +14,26 @@ use crate::object::{Name, World};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// How the endpoints of a Service are come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    pub(super) protocol: Protocol,
+    /// To the Service's own address, whoever translates it.
+    pub(super) through_service: bool,
+}
+
+impl From<Protocol> for Way {
+    fn from(protocol: Protocol) -> Self {
+        Self { protocol, through_service: false }
+    }
+}
+
 /// The clusters in use, each once, and how Services lead to endpoints.
 pub(super) struct Backends<'a> {
     world: &'a World,
     slices: HashMap<Name, Vec<&'a EndpointSlice>>,
     clusters: Vec<Cluster>,
-    known: BTreeMap<(Name, String, Protocol), Result<usize, String>>,
+    known: BTreeMap<(Name, String, Way), Result<usize, String>>,
     pub(super) warnings: Vec<Warning>,
 }
 
@@ -45,7 +59,7 @@ impl<'a> Backends<'a> {
         &mut self,
         namespace: &str,
         backend: &IngressBackend,
-        protocol: Protocol,
+        way: Way,
         field: &str,
         warner: &mut Warner<'_>,
     ) -> Action {
@@ -73,7 +87,7 @@ impl<'a> Backends<'a> {
                 return refuse("the backend's port is not clear".into());
             }
         };
-        match self.cluster(Name::new(namespace, service.name.clone()), port, protocol) {
+        match self.cluster(Name::new(namespace, service.name.clone()), port, way) {
             Ok(cluster) => Action::Forward(vec![Share { weight: 1, cluster }]),
             Err(why) => {
                 warner.warn(format!("{field}.service"), format!("{why}; its requests are answered 503"));
@@ -83,17 +97,26 @@ impl<'a> Backends<'a> {
     }
 
     /// The cluster of a port, by its name or number. The error says why there is none.
-    pub(super) fn cluster(&mut self, name: Name, port: String, protocol: Protocol) -> Result<usize, String> {
-        let key = (name, port, protocol);
+    pub(super) fn cluster(&mut self, name: Name, port: String, way: impl Into<Way>) -> Result<usize, String> {
+        let way = way.into();
+        let key = (name, port, way);
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
-        let found = self.resolve(&key.0, &key.1, protocol).map(|cluster| {
+        let found = self.resolve(&key.0, &key.1, way).map(|cluster| {
             self.clusters.push(cluster);
             self.clusters.len() - 1
         });
         self.known.insert(key, found.clone());
         found
+    }
+
+    /// The cluster of a Service's first port.
+    pub(super) fn first_port(&mut self, name: Name) -> Result<usize, String> {
+        let service = self.world.services.get(&name).ok_or_else(|| format!("there is no Service {name}"))?;
+        let first = ports(service).first().ok_or_else(|| format!("Service {name} has no ports"))?;
+        let port = first.port.to_string();
+        self.cluster(name, port, Protocol::Http)
     }
 
     /// The cluster behind a URL whose host is a Service of this cluster: `http://auth.shop.svc.cluster.local:8080/`.
@@ -111,14 +134,20 @@ impl<'a> Backends<'a> {
         self.world.services.contains_key(&name).then(|| self.cluster(name, port.to_owned(), protocol).ok())?
     }
 
-    fn resolve(&mut self, name: &Name, port: &str, protocol: Protocol) -> Result<Cluster, String> {
+    fn resolve(&mut self, name: &Name, port: &str, way: Way) -> Result<Cluster, String> {
         let service: &Service =
             self.world.services.get(name).ok_or_else(|| format!("there is no Service {name}"))?;
         let spec = service.spec.as_ref();
         if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
-            return Err(format!("Service {name} is an ExternalName, which is not supported"));
+            return external(
+                name,
+                spec.and_then(|spec| spec.external_name.as_deref()),
+                ports(service),
+                port,
+                way.protocol,
+            );
         }
-        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        let ports = ports(service);
         let number: Option<i32> = port.parse().ok();
         let named = |it: &str| it == port;
         let found = ports.iter().find(|it| match number {
@@ -139,6 +168,18 @@ impl<'a> Backends<'a> {
         if found.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
             return Err(format!("port {port} of Service {name} is not TCP"));
         }
+        let own = spec.and_then(|spec| spec.cluster_ip.as_deref()).and_then(|it| it.parse::<IpAddr>().ok());
+        let number = u16::try_from(found.port).ok();
+        if let (true, Some(address), Some(number)) = (way.through_service, own, number) {
+            return Ok(Cluster {
+                name: format!("{name}:{port}"),
+                protocol: way.protocol,
+                external: None,
+                endpoints: vec![SocketAddr::new(address, number)],
+                draining: Vec::new(),
+                empty: None,
+            });
+        }
         let mut endpoints = self.endpoints(name, found.name.as_deref().unwrap_or_default());
         let empty = endpoints.is_empty().then(|| format!("Service {name} has no endpoint that serves"));
         // Terminating ones are better than none.
@@ -147,7 +188,8 @@ impl<'a> Backends<'a> {
         }
         Ok(Cluster {
             name: format!("{name}:{port}"),
-            protocol,
+            protocol: way.protocol,
+            external: None,
             endpoints: endpoints.ready,
             draining: endpoints.draining,
             empty,
@@ -204,6 +246,39 @@ impl<'a> Backends<'a> {
         found.draining.dedup();
         found
     }
+}
+
+fn ports(service: &Service) -> &[ServicePort] {
+    service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default()
+}
+
+/// A Service that is another one's name. Its ports need not be written.
+fn external(
+    name: &Name,
+    host: Option<&str>,
+    ports: &[ServicePort],
+    port: &str,
+    protocol: Protocol,
+) -> Result<Cluster, String> {
+    let host = host.unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    let is_local = host == "localhost" || host.ends_with(".localhost");
+    let is_local = is_local || host.parse::<IpAddr>().is_ok_and(|it| it.is_loopback() || it.is_unspecified());
+    if host.is_empty() || is_local {
+        return Err(format!("Service {name} has externalName {host:?}: expected a DNS name elsewhere"));
+    }
+    let number = port.parse().ok().or_else(|| {
+        let found = ports.iter().find(|it| it.name.as_deref() == Some(port))?;
+        u16::try_from(found.port).ok()
+    });
+    let number = number.ok_or_else(|| format!("Service {name} has no port {port}: expected its number"))?;
+    Ok(Cluster {
+        name: format!("{name}:{port}"),
+        protocol,
+        external: Some((host, number)),
+        endpoints: Vec::new(),
+        draining: Vec::new(),
+        empty: None,
+    })
 }
 
 #[derive(Default)]

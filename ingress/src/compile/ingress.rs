@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressSpec};
+use hyper::header::HeaderValue;
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressSpec};
 use policy::Warning;
 use regex::RegexBuilder;
 
 use super::access::{Guard, Limits, Surroundings};
 use super::annotation::{self, Options};
-use super::backend::Backends;
+use super::backend::{Backends, Way};
 use super::class;
 use super::client_auth;
+use super::pages::{self, ErrorPages};
 use super::reader::Reader;
 use super::{
     Action, CertificateUse, Compiled, Filter, Passthrough, Protocol, Rewrite, Route, Settings, Share, Warner,
@@ -58,6 +60,7 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
     });
 
     let mut compiler = Compiler {
+        settings,
         backends,
         rules: Vec::new(),
         taken: HashMap::new(),
@@ -70,7 +73,10 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
     for it in ours.iter().filter(|it| it.options.canary.is_some()) {
         compiler.canary(it);
     }
-    compiler.default_backend(settings);
+    for it in ours.iter().filter(|it| it.options.from_to_www) {
+        compiler.www(it);
+    }
+    compiler.default_backend();
     let passthrough = ours.iter().filter(|it| it.options.passthrough).flat_map(|it| compiler.passthrough(it));
     let passthrough = passthrough.collect();
     let Compiler { mut backends, rules, .. } = compiler;
@@ -111,6 +117,20 @@ struct Ours<'a> {
 }
 
 impl Ours<'_> {
+    fn pages(&self, cluster: usize, backend: &IngressBackend) -> Arc<ErrorPages> {
+        let header = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+        let (service, port) = pages::written(backend);
+        Arc::new(ErrorPages {
+            statuses: self.options.pages.statuses.clone(),
+            when_empty: self.options.pages.backend.is_some(),
+            cluster,
+            namespace: header(&self.name.namespace),
+            ingress: header(&self.name.name),
+            service,
+            port,
+        })
+    }
+
     /// Those of all its rules that can be read; none but a default backend is for all hosts.
     fn hosts(&self) -> Vec<Host> {
         let rules = self.spec.rules.as_deref().unwrap_or_default();
@@ -200,6 +220,7 @@ fn first_of_each_host(ours: &[Ours<'_>], warnings: &mut Vec<Warning>) -> Vec<Cer
 type Place = (Host, &'static str, String);
 
 struct Compiler<'a, 'w> {
+    settings: &'a Settings,
     backends: Backends<'a>,
     rules: Vec<Rule<Route>>,
     taken: HashMap<Place, usize>,
@@ -212,6 +233,7 @@ impl Compiler<'_, '_> {
     fn object(&mut self, it: &Ours<'_>) {
         let default = it.spec.default_backend.as_ref();
         let default = default.map(|backend| self.action(it, backend, "spec.defaultBackend"));
+        let page = self.page(it);
         let rules = it.spec.rules.as_deref().unwrap_or_default();
         if rules.is_empty() && default.is_none() {
             self.warn(it, "spec", "neither rules nor defaultBackend: nothing to serve; expected one of them");
@@ -233,8 +255,10 @@ impl Compiler<'_, '_> {
                 let field = format!("{field}.http.paths[{index}]");
                 let Some((matched, place)) = self.path(it, path, &field) else { continue };
                 let action = self.action(it, &path.backend, &format!("{field}.backend"));
+                let pages = page.map(|page| it.pages(page, &path.backend));
                 for host in &hosts {
-                    let route = self.route(it, host, &matched, action.clone());
+                    let mut route = self.route(it, host, &matched, action.clone());
+                    route.pages.clone_from(&pages);
                     self.add(it, (host.clone(), place.0, place.1.clone()), matched.clone(), route, &field);
                 }
             }
@@ -259,6 +283,38 @@ impl Compiler<'_, '_> {
             let route = self.route(it, &Host::Any, &PathMatch::Otherwise, action);
             let place = (Host::Any, "default", String::new());
             self.add(it, place, PathMatch::Otherwise, route, "spec.defaultBackend");
+        }
+    }
+
+    /// The cluster that has pages for the object's errors.
+    fn page(&mut self, it: &Ours<'_>) -> Option<usize> {
+        let options = &it.options.pages;
+        let found = match (&options.backend, &self.settings.default_backend) {
+            (Some(service), _) => self.backends.first_port(Name::new(&it.name.namespace, service)),
+            (None, _) if options.statuses.is_empty() => return None,
+            (None, Some((service, port))) => {
+                self.backends.cluster(service.clone(), port.clone(), Protocol::Http)
+            }
+            (None, None) => Err("there is no default-backend, and no --default-backend".into()),
+        };
+        let key = if options.backend.is_some() { "default-backend" } else { "custom-http-errors" };
+        found.map_err(|why| self.warn(it, &Reader::name(key), format!("{why}: errors stay as they are"))).ok()
+    }
+
+    /// Hosts with and without `www.` lead to those that are served.
+    fn www(&mut self, it: &Ours<'_>) {
+        for host in it.hosts() {
+            let Some(other) = pages::other(&host) else { continue };
+            if self.rules.iter().any(|rule| rule.host == other) {
+                continue;
+            }
+            let target = pages::to_host(Arc::clone(&it.object), &host);
+            self.rules.extend(target.map(|target| Rule {
+                host: other,
+                path: PathMatch::Prefix("/".into()),
+                conditions: Conditions::default(),
+                target,
+            }));
         }
     }
 
@@ -319,8 +375,8 @@ impl Compiler<'_, '_> {
         }
     }
 
-    fn default_backend(&mut self, settings: &Settings) {
-        let Some((service, port)) = &settings.default_backend else { return };
+    fn default_backend(&mut self) {
+        let Some((service, port)) = &self.settings.default_backend else { return };
         let action = match self.backends.cluster(service.clone(), port.clone(), Protocol::Http) {
             Ok(cluster) => Action::Forward(vec![Share { weight: 1, cluster }]),
             Err(why) => {
@@ -336,6 +392,8 @@ impl Compiler<'_, '_> {
             object: "option --default-backend".into(),
             filters: Vec::new(),
             guard: None,
+            retries: None,
+            pages: None,
             action,
             limits: Default::default(),
             affinity: None,
@@ -405,15 +463,10 @@ impl Compiler<'_, '_> {
         }
     }
 
-    fn action(
-        &mut self,
-        it: &Ours<'_>,
-        backend: &k8s_openapi::api::networking::v1::IngressBackend,
-        field: &str,
-    ) -> Action {
+    fn action(&mut self, it: &Ours<'_>, backend: &IngressBackend, field: &str) -> Action {
         let mut warner = Warner { object: &it.object, warnings: self.warnings };
-        let action =
-            self.backends.action(&it.name.namespace, backend, it.options.protocol, field, &mut warner);
+        let way = Way { protocol: it.options.protocol, through_service: it.options.through_service };
+        let action = self.backends.action(&it.name.namespace, backend, way, field, &mut warner);
         match &it.options.closed {
             Some(why) => Action::Refuse { status: StatusCode::SERVICE_UNAVAILABLE, why: why.clone() },
             None => action,
@@ -514,6 +567,8 @@ impl Compiler<'_, '_> {
             object: Arc::clone(&it.object),
             filters,
             guard: it.guard.clone(),
+            retries: it.options.retries.clone(),
+            pages: None,
             action,
             limits: options.limits,
             affinity: options.affinity.clone(),

@@ -11,8 +11,10 @@ mod class;
 mod client_auth;
 mod ingress;
 mod options;
+mod pages;
 mod password;
 mod reader;
+mod retries;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -27,7 +29,9 @@ use policy::Warning;
 pub use access::{Basic, External, Guard, Limits, Rate};
 pub use client_auth::{ClientAuth, HostAuth, Verify};
 pub use options::{Affinity, BasicLimits, Cors, Filter, Rewrite};
+pub use pages::ErrorPages;
 pub use password::Password;
+pub use retries::Retries;
 pub use template::{Authority, Template, Variables};
 
 use crate::object::{Name, World};
@@ -108,6 +112,10 @@ pub struct Route {
     pub guard: Option<Arc<Guard>>,
     pub action: Action,
     pub limits: BasicLimits,
+    /// When others are asked, if the object says more of it than is done anyway.
+    pub retries: Option<Arc<Retries>>,
+    /// What is answered in the place of errors.
+    pub pages: Option<Arc<ErrorPages>>,
     pub affinity: Option<Affinity>,
     /// What the object asks of clients: nobody else may come, whatever the host is known to ask.
     pub client_auth: Option<Arc<ClientAuth>>,
@@ -158,6 +166,8 @@ pub struct Cluster {
     /// `shop/web:80`.
     pub name: String,
     pub protocol: Protocol,
+    /// Looked up by this name and port whenever it is asked for, if it is one.
+    pub external: Option<(String, u16)>,
     /// Ready ones; where there is none, those that end but still serve.
     pub endpoints: Vec<SocketAddr>,
     /// Those that end: no new requests, except by affinity.

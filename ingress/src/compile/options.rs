@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use regex::Regex;
 
 use super::{Sources, Template};
@@ -28,6 +28,12 @@ pub enum Filter {
     Rewrite(Rewrite),
     /// `Host` as the upstream sees it.
     UpstreamHost(HeaderValue),
+    /// What else the upstream learns.
+    RequestHeader(HeaderName, HeaderValue),
+    /// Which endpoint: requests for which this is the same go to the same one.
+    HashBy(Template),
+    /// Which endpoint: the one with fewer requests, however fast it is.
+    LeastRequests,
 }
 
 impl PartialEq for Filter {

@@ -9,6 +9,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode, Version};
 
+use super::balance::InFlight;
 use super::body::{Pause, Progress, Sent};
 use super::pool::{Key, Sender};
 use super::record::{Exchange, Fault};
@@ -94,6 +95,26 @@ impl Download {
             Self { content: Content::Upstream { body, pause: Pause::new(pause), lent }, exchange };
         download.end_if_over();
         download
+    }
+
+    /// Whether nobody was asked.
+    pub(super) fn untried(&self) -> bool {
+        self.exchange.tries == 0
+    }
+
+    /// Another body in the place of this one.
+    pub(super) fn instead(
+        &mut self,
+        status: StatusCode,
+        body: Incoming,
+        pause: Duration,
+        lent: Lent,
+        in_flight: InFlight,
+    ) {
+        self.content = Content::Upstream { body, pause: Pause::new(pause), lent: Some(lent) };
+        self.exchange.status = status;
+        self.exchange.in_flight = Some(in_flight);
+        self.end_if_over();
     }
 
     /// Gives the connection back as soon as nothing more comes on it.

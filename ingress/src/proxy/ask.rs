@@ -13,10 +13,11 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::answer::Lent;
-use super::balance::{InFlight, pick};
+use super::balance::{Choice, InFlight, pick};
 use super::body::{Progress, Upload};
 use super::forward::chain;
 use super::live::{Endpoint, LiveCluster};
+use super::names::Endpoints;
 use super::worker::Worker;
 use crate::compile::{BasicLimits, Protocol};
 
@@ -54,7 +55,13 @@ pub(super) async fn ask(
 ) -> Result<Answered, String> {
     let resolved;
     let endpoints: &[Arc<Endpoint>] = match whom {
-        Whom::Cluster(cluster) => &cluster.endpoints,
+        Whom::Cluster(cluster) => match &cluster.external {
+            None => &cluster.endpoints,
+            Some(_) => {
+                resolved = external(worker, cluster).await?;
+                &resolved
+            }
+        },
         Whom::Host { host, port, is_tls } => {
             let protocol = if *is_tls { Protocol::Https } else { Protocol::Http };
             resolved = worker.shared.names.resolve(host, *port, protocol).await?;
@@ -67,7 +74,7 @@ pub(super) async fn ask(
         Whom::Host { .. } => None,
     };
     for count in 0..TRIES {
-        let Some(endpoint) = pick(endpoints, &tried, &mut || worker.chance()) else { break };
+        let Some(endpoint) = pick(endpoints, &tried, Choice::Latency, &mut || worker.chance()) else { break };
         let in_flight = InFlight::new(Arc::clone(endpoint));
         let kept = if count + 1 < TRIES { worker.pool.take(endpoint.key()).await } else { None };
         let is_kept = kept.is_some();
@@ -106,6 +113,21 @@ pub(super) async fn ask(
         }
     }
     Err(why.unwrap_or_else(|| "nobody is there to be asked".into()))
+}
+
+/// The endpoints of a cluster that is somebody else's name.
+pub(super) async fn external(worker: &Worker, cluster: &LiveCluster) -> Result<Endpoints, String> {
+    let Some((host, port)) = &cluster.external else { return Ok(Endpoints::default()) };
+    let found = worker.shared.names.resolve(host, *port, cluster.protocol).await?;
+    let is_here = |endpoint: &Arc<Endpoint>| {
+        let address = endpoint.address.ip().to_canonical();
+        address.is_loopback() || address.is_unspecified()
+    };
+    // Whoever may write a Service has no business with what listens on this machine alone.
+    if !worker.shared.tuning.loopback && found.iter().any(is_here) {
+        return Err(format!("{host} leads to this machine itself"));
+    }
+    Ok(found)
 }
 
 /// Gives the connection back when the body has come, which nobody reads.

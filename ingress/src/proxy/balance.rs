@@ -17,6 +17,10 @@ const UNKNOWN_US: u64 = 1_000;
 const REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
+/// So many gateway errors in a row, and an endpoint rests for so long.
+const MISSES: u32 = 5;
+const EJECTED: Duration = Duration::from_secs(10);
+
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 pub(super) fn now_us() -> u64 {
@@ -33,6 +37,8 @@ pub(super) struct Load {
     /// Failures to connect without a success between them.
     failures: AtomicU32,
     rests_until_us: AtomicU64,
+    /// Gateway errors, and requests without a response, without anything better between them.
+    misses: AtomicU32,
 }
 
 impl Load {
@@ -68,6 +74,24 @@ impl Load {
         }
     }
 
+    /// It answered, but not for itself: after some of these in a row it rests, as long as most of the others do not.
+    pub(super) fn misbehaved(&self, among: &[Arc<Endpoint>]) {
+        if self.misses.fetch_add(1, Relaxed) + 1 < MISSES {
+            return;
+        }
+        self.misses.store(0, Relaxed);
+        let rest = among.iter().filter(|it| it.load.rests()).count();
+        if (rest + 1) * 2 <= among.len() {
+            self.rests_until_us.store(now_us() + EJECTED.as_micros() as u64, Relaxed);
+        }
+    }
+
+    pub(super) fn behaved(&self) {
+        if self.misses.load(Relaxed) != 0 {
+            self.misses.store(0, Relaxed);
+        }
+    }
+
     /// It could not be connected to.
     pub(super) fn failed(&self) {
         let failures = self.failures.fetch_add(1, Relaxed).min(16);
@@ -92,19 +116,44 @@ impl Drop for InFlight {
     }
 }
 
+/// By what an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The better of two drawn by chance, by latency and load.
+    #[default]
+    Latency,
+    /// The better of two drawn by chance, by load alone.
+    Requests,
+    /// The same one for the same number, whoever else comes and goes (rendezvous hashing).
+    Hash(u64),
+}
+
+impl Choice {
+    fn cost(self, endpoint: &Endpoint) -> u64 {
+        match self {
+            Self::Latency => endpoint.load.cost(),
+            Self::Requests => endpoint.load.in_flight.load(Relaxed).into(),
+            Self::Hash(hash) => mix(hash ^ endpoint.mark),
+        }
+    }
+}
+
 /// The better of two; not one of `tried`, and not one that rests, unless there is no other.
 pub(super) fn pick<'a>(
     endpoints: &'a [Arc<Endpoint>],
     tried: &[Arc<Endpoint>],
+    choice: Choice,
     chance: &mut dyn FnMut() -> u64,
 ) -> Option<&'a Arc<Endpoint>> {
     let fresh = |endpoint: &Arc<Endpoint>| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
     // The usual case draws from the list as it is; only a draw that may not be is looked at again.
-    if let Some((one, other)) = two(endpoints, chance) {
+    if !matches!(choice, Choice::Hash(_))
+        && let Some((one, other)) = two(endpoints, chance)
+    {
         let good = |endpoint: &Arc<Endpoint>| fresh(endpoint) && !endpoint.load.rests();
         match (good(one), good(other)) {
             (true, true) => {
-                return Some(if other.load.cost() < one.load.cost() { other } else { one });
+                return Some(if choice.cost(other) < choice.cost(one) { other } else { one });
             }
             (true, false) => return Some(one),
             (false, true) => return Some(other),
@@ -112,7 +161,7 @@ pub(super) fn pick<'a>(
         }
     }
     let among = |wanted: &dyn Fn(&Arc<Endpoint>) -> bool| {
-        endpoints.iter().filter(|it| wanted(it)).min_by_key(|it| it.load.cost())
+        endpoints.iter().filter(|it| wanted(it)).min_by_key(|it| choice.cost(it))
     };
     among(&|it| fresh(it) && !it.load.rests()).or_else(|| among(&|it| fresh(it)))
 }
@@ -158,7 +207,7 @@ mod tests {
         };
         let mut counts = vec![0; endpoints.len()];
         for _ in 0..draws {
-            let picked = pick(endpoints, tried, &mut chance).unwrap();
+            let picked = pick(endpoints, tried, Choice::Latency, &mut chance).unwrap();
             counts[usize::from(picked.address.port())] += 1;
         }
         counts
@@ -192,9 +241,63 @@ mod tests {
         let tried = [Arc::clone(&endpoints[1]), Arc::clone(&endpoints[2])];
         assert_eq!(counts(&endpoints, &tried, 10), [10, 0, 0]);
         let mut chance = || 0;
-        assert!(pick(&endpoints, &endpoints, &mut chance).is_none());
-        assert!(pick(&[], &[], &mut chance).is_none());
+        assert!(pick(&endpoints, &endpoints, Choice::Latency, &mut chance).is_none());
+        assert!(pick(&[], &[], Choice::Latency, &mut chance).is_none());
         endpoints[0].load.answered(Duration::from_millis(1));
         assert!(!endpoints[0].load.rests());
+    }
+
+    fn by_hash(endpoints: &[Arc<Endpoint>], tried: &[Arc<Endpoint>], hash: u64) -> u16 {
+        pick(endpoints, tried, Choice::Hash(mix(hash)), &mut || 0).unwrap().address.port()
+    }
+
+    #[test]
+    fn a_hash_leads_to_the_same_endpoint_and_moves_only_with_the_endpoint_that_goes() {
+        let all = endpoints(5);
+        let homes: Vec<u16> = (0..1_000).map(|hash| by_hash(&all, &[], hash)).collect();
+        for port in 0..5 {
+            let count = homes.iter().filter(|home| **home == port).count();
+            assert!((100..320).contains(&count), "{port} has {count}");
+        }
+        // The same whatever else they do, and in another process.
+        let again = endpoints(5);
+        let _busy: Vec<InFlight> = (0..9).map(|_| InFlight::new(Arc::clone(&again[0]))).collect();
+        assert!((0..1_000).all(|hash| by_hash(&again, &[], hash) == homes[hash as usize]));
+        let fewer = endpoints(4);
+        for (hash, home) in homes.iter().enumerate() {
+            let now = by_hash(&fewer, &[], hash as u64);
+            assert!(now == *home || *home == 4, "{hash} moved from {home} to {now}");
+        }
+        let tried = [Arc::clone(&all[usize::from(homes[0])])];
+        assert_ne!(by_hash(&all, &tried, 0), homes[0], "there is a second home");
+    }
+
+    #[test]
+    fn by_requests_the_fast_one_gets_no_more_than_the_slow_one() {
+        let endpoints = endpoints(2);
+        endpoints[0].load.answered(Duration::from_millis(500));
+        endpoints[1].load.answered(Duration::from_millis(1));
+        let _busy = InFlight::new(Arc::clone(&endpoints[1]));
+        let mut chance = || 7;
+        let picked = pick(&endpoints, &[], Choice::Requests, &mut chance).unwrap();
+        assert_eq!(picked.address.port(), 0);
+        let picked = pick(&endpoints, &[], Choice::Latency, &mut chance).unwrap();
+        assert_eq!(picked.address.port(), 1);
+    }
+
+    #[test]
+    fn gateway_errors_in_a_row_make_an_endpoint_rest_but_never_most_of_them() {
+        let endpoints = endpoints(3);
+        let misbehave = |at: usize, times| (0..times).for_each(|_| endpoints[at].load.misbehaved(&endpoints));
+        misbehave(0, MISSES - 1);
+        endpoints[0].load.behaved();
+        misbehave(0, MISSES - 1);
+        assert!(!endpoints[0].load.rests(), "not in a row");
+        misbehave(0, 1);
+        assert!(endpoints[0].load.rests());
+        assert_eq!(counts(&endpoints, &[], 100)[0], 0);
+        misbehave(1, MISSES);
+        misbehave(2, MISSES);
+        assert!(!endpoints[1].load.rests() && !endpoints[2].load.rests());
     }
 }

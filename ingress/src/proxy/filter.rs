@@ -3,7 +3,9 @@
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 
+use super::balance::Choice;
 use super::headers::Origin;
+use super::live::hash;
 use super::record::Fault;
 use crate::compile::{Cors, Filter, Variables};
 
@@ -44,6 +46,7 @@ impl Subject<'_> {
 pub(super) struct Effects {
     pub(super) path: Option<String>,
     pub(super) host: Option<HeaderValue>,
+    pub(super) choice: Choice,
     /// Put into the upstream's request, or taken out of it.
     pub(super) request: Vec<(HeaderName, Option<HeaderValue>)>,
     /// Set beside the upstream's own cookies; `cookies_always`: whatever its status.
@@ -90,6 +93,11 @@ pub(super) fn run(filters: &[Filter], subject: &Subject<'_>) -> Result<Effects, 
             Filter::AppRoot(_) => {}
             Filter::Cors(cors) => share(cors, subject, &mut effects)?,
             Filter::Rewrite(rewrite) => effects.path = rewrite.apply(subject.path),
+            Filter::RequestHeader(name, value) => effects.request.push((name.clone(), Some(value.clone()))),
+            Filter::HashBy(template) => {
+                effects.choice = Choice::Hash(hash(template.fill(&subject.variables()).as_bytes()));
+            }
+            Filter::LeastRequests => effects.choice = Choice::Requests,
             Filter::UpstreamHost(host) => effects.host = Some(host.clone()),
         }
     }

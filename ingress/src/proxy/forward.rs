@@ -17,6 +17,7 @@ use hyper::{Request, Response, StatusCode, Uri, Version};
 use tokio::time::timeout;
 
 use super::answer::{self, Download, Lent};
+use super::ask;
 use super::balance::{InFlight, pick};
 use super::body::{Progress, Sent, Upload};
 use super::connect::Failure;
@@ -79,18 +80,45 @@ pub(super) async fn forward(
     }
     let progress = Rc::clone(&exchange.received);
     let upload = Upload::new(body, limit, route.limits.send, Rc::clone(&progress));
-    let repeatable = parts.method.is_idempotent() && upload.is_none() && upgrade.is_none();
+    let retries = route.retries.as_deref();
+    let any_method = retries.is_some_and(|retries| retries.any_method);
+    let repeatable = (parts.method.is_idempotent() || any_method) && upload.is_none() && upgrade.is_none();
+    let choice = effects.choice;
     let head = Head { origin, peer, local, id: &exchange.id, upgrade: upgrade.as_ref(), worker: &worker };
     let mut request = match head.request(parts, upload, &mut effects, cluster) {
         Ok(request) => request,
         Err(reason) => return answer::fault(exchange, StatusCode::BAD_REQUEST, Fault::Client, reason),
     };
 
+    let resolved;
+    let endpoints: &[Arc<Endpoint>] = match &cluster.external {
+        None => &cluster.endpoints,
+        Some(_) => match Box::pin(ask::external(&worker, cluster)).await {
+            Ok(found) => {
+                resolved = found;
+                &resolved
+            }
+            Err(reason) => {
+                return answer::fault(exchange, StatusCode::BAD_GATEWAY, Fault::Upstream, reason);
+            }
+        },
+    };
     worker.earn_retries();
+    let began_at = exchange.started;
+    // Whether somebody else may be asked after what has befallen the request.
+    let next = |exchange: &Exchange, tried: &[Arc<Endpoint>]| {
+        let left = tried.len() < endpoints.len();
+        let allowed = retries.is_none_or(|it| {
+            !it.off
+                && it.tries.is_none_or(|most| exchange.tries < most)
+                && it.within.is_none_or(|within| began_at.elapsed() < within)
+        });
+        left && allowed
+    };
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let (endpoint, sender, response) = loop {
         let endpoint = wanted.as_ref().filter(|it| !tried.iter().any(|tried| Arc::ptr_eq(tried, it)));
-        let Some(endpoint) = endpoint.or_else(|| pick(&cluster.endpoints, &tried, &mut || worker.chance()))
+        let Some(endpoint) = endpoint.or_else(|| pick(endpoints, &tried, choice, &mut || worker.chance()))
         else {
             let reason = cluster.empty.clone().unwrap_or_else(|| "every endpoint was tried".into());
             return answer::fault(exchange, StatusCode::SERVICE_UNAVAILABLE, Fault::Upstream, reason);
@@ -110,7 +138,7 @@ pub(super) async fn forward(
             Err(failure) => {
                 endpoint.load.failed();
                 tried.push(Arc::clone(endpoint));
-                if tried.len() < cluster.endpoints.len() && may_retry(&exchange) {
+                if next(&exchange, &tried) && may_retry(&exchange) {
                     continue;
                 }
                 let status = match failure {
@@ -120,20 +148,51 @@ pub(super) async fn forward(
                 return answer::fault(exchange, status, Fault::Upstream, chain(&failure));
             }
         };
-        let again = (kept && repeatable).then(|| copy(&request, &progress));
+        let again = (repeatable && (kept || retries.is_some())).then(|| copy(&request, &progress));
         let began = Instant::now();
         match head_of(sender.send(request), route.limits.read, &progress).await {
             None => {
+                endpoint.load.misbehaved(endpoints);
+                tried.push(Arc::clone(endpoint));
+                if let Some(again) = again.filter(|_| retries.is_some_and(|it| it.timeout))
+                    && next(&exchange, &tried)
+                    && may_retry(&exchange)
+                {
+                    request = again;
+                    continue;
+                }
                 let reason = format!("no response within {:?}", route.limits.read);
                 return answer::fault(exchange, StatusCode::GATEWAY_TIMEOUT, Fault::Upstream, reason);
             }
             Some(Ok(response)) => {
                 endpoint.load.answered(began.elapsed());
+                match response.status().as_u16() {
+                    502..=504 => endpoint.load.misbehaved(endpoints),
+                    _ => endpoint.load.behaved(),
+                }
+                if let Some(again) =
+                    again.filter(|_| retries.is_some_and(|it| it.statuses.contains(&response.status())))
+                {
+                    tried.push(Arc::clone(endpoint));
+                    if next(&exchange, &tried) && may_retry(&exchange) {
+                        request = again;
+                        continue;
+                    }
+                }
                 exchange.head_after = Some(began.elapsed());
                 break (Arc::clone(endpoint), sender, response);
             }
             Some(Err(mut error)) => {
-                let unsent = error.take_message().or(again);
+                let unsent = error.take_message();
+                let mut again = again.filter(|_| kept || retries.is_some_and(|it| it.error));
+                let by_client = matches!(progress.sent.get(), Sent::TooLarge | Sent::Slow | Sent::Broken);
+                // On a new connection it is the endpoint's own doing.
+                if unsent.is_none() && !kept && !by_client {
+                    endpoint.load.misbehaved(endpoints);
+                    tried.push(Arc::clone(endpoint));
+                    again = again.filter(|_| next(&exchange, &tried));
+                }
+                let unsent = unsent.or(again);
                 match unsent {
                     Some(unsent) if may_retry(&exchange) => request = unsent,
                     _ => return broken(exchange, progress.sent.get(), error),

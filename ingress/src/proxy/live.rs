@@ -32,6 +32,8 @@ pub(super) struct LiveCluster {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     /// Those that end: for clients whose cookie names them.
     pub(super) draining: Vec<Arc<Endpoint>>,
+    /// Looked up by this name and port when they are asked for.
+    pub(super) external: Option<(String, u16)>,
     pub(super) protocol: Protocol,
     pub(super) empty: Option<String>,
 }
@@ -87,11 +89,12 @@ impl Registry {
         let clusters = compiled
             .clusters
             .into_iter()
-            .map(|Cluster { name, protocol, endpoints, draining, empty }| LiveCluster {
+            .map(|Cluster { name, protocol, external, endpoints, draining, empty }| LiveCluster {
                 endpoints: endpoints.iter().map(|address| of(address, protocol)).collect(),
                 draining: draining.iter().map(|address| of(address, protocol)).collect(),
                 name,
                 protocol,
+                external,
                 empty,
             })
             .collect();

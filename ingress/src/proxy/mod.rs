@@ -18,6 +18,7 @@ mod listen;
 mod live;
 mod metrics;
 mod names;
+mod pages;
 mod password;
 mod pool;
 mod proxy_protocol;
@@ -63,6 +64,8 @@ pub struct Tuning {
     pub announcing: Vec<IpNet>,
     /// The port that redirects to TLS name, if it is not 443.
     pub https_port: u16,
+    /// Names of ExternalName Services may lead to this machine itself.
+    pub loopback: bool,
     /// Bytes of a request's head, and so of each of its headers.
     pub head_bytes: usize,
 }
@@ -76,6 +79,7 @@ impl Default for Tuning {
             trusted: Vec::new(),
             announcing: Vec::new(),
             https_port: 443,
+            loopback: false,
             head_bytes: 64 << 10,
         }
     }

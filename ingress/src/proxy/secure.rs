@@ -15,8 +15,9 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use super::balance::{InFlight, pick};
-use super::live::Snapshot;
+use super::ask;
+use super::balance::{Choice, InFlight, pick};
+use super::live::{Endpoint, Snapshot};
 use super::serve::Client;
 use super::upgrade;
 use crate::compile::{Filter, Passthrough, Route};
@@ -128,9 +129,20 @@ pub(super) async fn pass(client: Client, mut stream: TcpStream, read: Vec<u8>, p
     }
     let snapshot = worker.shared.snapshot.load_full();
     let Some(cluster) = snapshot.clusters.get(*cluster) else { return };
+    let resolved;
+    let endpoints: &[Arc<Endpoint>] = match &cluster.external {
+        None => &cluster.endpoints,
+        Some(_) => match ask::external(worker, cluster).await {
+            Ok(found) => {
+                resolved = found;
+                &resolved
+            }
+            Err(why) => return debug!(%peer, %object, cluster = cluster.name, why, "no endpoint is known"),
+        },
+    };
     let mut tried = Vec::new();
     let mut upstream = loop {
-        let endpoint = match pick(&cluster.endpoints, &tried, &mut || worker.chance()) {
+        let endpoint = match pick(endpoints, &tried, Choice::Latency, &mut || worker.chance()) {
             Some(endpoint) if tried.len() < MOST_TRIES => Arc::clone(endpoint),
             _ => return debug!(%peer, %object, cluster = cluster.name, "no endpoint takes the connection"),
         };

@@ -26,6 +26,7 @@ use super::filter::{self, Subject};
 use super::forward::{self, Passed};
 use super::guard;
 use super::headers::{self, Origin};
+use super::pages::{self, Kept};
 use super::proxy_protocol::{self, Ends};
 use super::record::{Exchange, Fault};
 use super::request;
@@ -322,11 +323,15 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
     Ok(match &route.action {
         Action::Refuse { status, why } => answer::fault(exchange, *status, Fault::Config, why.clone()),
         Action::Forward(shares) => {
+            let kept = route.pages.as_deref().map(|pages| {
+                (pages, Kept::new(pages, &parts.method, &parts.uri, &parts.headers, &exchange.id))
+            });
             if let Some(guard) = &route.guard {
-                match guard::pass(guard, &subject, worker, &snapshot, &route.limits).await {
+                // Boxed, as the rest that few routes have: no other request carries the room for it.
+                match Box::pin(guard::pass(guard, &subject, worker, &snapshot, &route.limits)).await {
                     Ok(admitted) => {
                         exchange.held = admitted.held;
-                        effects.request = admitted.request;
+                        effects.request.extend(admitted.request);
                         effects.cookies = admitted.cookies;
                         effects.cookies_always =
                             guard.external.as_ref().is_some_and(|external| external.always_set_cookie);
@@ -335,7 +340,21 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
                         exchange.fault = reply.fault;
                         let mut response = answer::own(exchange, reply.status);
                         response.headers_mut().extend(effects.response.into_iter().chain(reply.headers));
-                        return Ok(response);
+                        return Ok(match kept {
+                            Some((pages, kept)) => {
+                                let worker = &client.worker;
+                                Box::pin(pages::instead(
+                                    response,
+                                    pages,
+                                    kept,
+                                    worker,
+                                    &snapshot,
+                                    &route.limits,
+                                ))
+                                .await
+                            }
+                            None => response,
+                        });
                     }
                 }
             }
@@ -343,7 +362,14 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
             secure::write(&client, &snapshot, &mut parts.headers);
             let passed =
                 Passed { parts, body, upgrade, origin, peer: client.peer, local: client.local, effects };
-            forward::forward(exchange, &snapshot, &route, shares, passed).await
+            let response = forward::forward(exchange, &snapshot, &route, shares, passed).await;
+            match kept {
+                Some((pages, kept)) => {
+                    let worker = &client.worker;
+                    Box::pin(pages::instead(response, pages, kept, worker, &snapshot, &route.limits)).await
+                }
+                None => response,
+            }
         }
     })
 }

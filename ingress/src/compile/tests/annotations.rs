@@ -14,18 +14,15 @@ fn filters(served: &Served) -> &[Filter] {
 
 #[test]
 fn an_annotation_that_keeps_people_out_and_is_not_supported_closes_the_object() {
-    for key in ["enable-modsecurity"] {
-        let served = one(key, "x");
-        assert_eq!(served.to("a.b/"), "503", "{key}");
-        served.warns(&[&format!("Ingress shop/a: nginx.ingress.kubernetes.io/{key}: not supported")]);
-    }
+    let served = one("enable-modsecurity", "true");
+    assert_eq!(served.to("a.b/"), "503");
+    served.warns(&["Ingress shop/a: nginx.ingress.kubernetes.io/enable-modsecurity: not supported"]);
 }
 
 #[test]
 fn snippets_and_unknown_annotations_are_warned_of() {
     one("configuration-snippet", "deny all;").warns(&["configuration-snippet: not honoured: snippets"]);
-    one("proxy-buffering", "off").warns(&[]);
-    one("proxy-buffering", "on").warns(&["proxy-buffering: not honoured"]);
+    one("proxy-buffering", "on").warns(&[]);
 }
 
 #[test]
@@ -190,4 +187,59 @@ fn affinity_is_a_cookie_with_the_attributes_asked_for() {
     assert_eq!(affinity.cookie, "route");
     assert_eq!(affinity.attributes, "; Path=/; HttpOnly; Max-Age=60; SameSite=Lax");
     one("session-cookie-name", "a b").warns(&["session-cookie-name: \"a b\": expected a cookie's name"]);
+}
+
+#[test]
+fn what_is_wrong_with_pages_retries_and_balance_is_told_and_left_out() {
+    for (key, value, said) in [
+        ("custom-http-errors", "404,many", "expected statuses from 300 to 599"),
+        ("custom-http-errors", "404", "there is no default-backend, and no --default-backend: errors stay"),
+        ("default-backend", "none", "there is no Service shop/none: errors stay as they are"),
+        ("default-backend", "a/b", "expected the name of a Service"),
+        ("proxy-next-upstream", "error http_418", "expected off, or some of error, timeout"),
+        ("proxy-next-upstream-tries", "few", "expected a number, 0 or more"),
+        ("proxy-next-upstream-timeout", "5s", "expected seconds, or 0 for no bound"),
+        ("load-balance", "chance", "expected round_robin, ewma or least_request"),
+        ("upstream-hash-by", "$nothing", "there is no variable $nothing"),
+        ("from-to-www-redirect", "yes", "expected \"true\" or \"false\""),
+        ("backend-protocol", "FCGI", "expected HTTP, HTTPS, GRPC, GRPCS or H2C"),
+        ("mirror-target", "https://x$request_uri", "not honoured"),
+    ] {
+        let served = one(key, value);
+        served.warns(&[&format!("nginx.ingress.kubernetes.io/{key}: ")]);
+        assert!(served.warnings()[0].contains(said), "{key}: {:?}", served.warnings());
+        assert_eq!(served.to("a.b/"), "shop/web:80", "{key}: nothing else is harmed");
+    }
+}
+
+#[test]
+fn retries_are_read_in_nginxs_words() {
+    let retries = |annotations: &[(&str, &str)]| {
+        let served = Served::new(&annotated("a", annotations, &["a.b Prefix / web"]));
+        served.warns(&[]);
+        served.route("a.b/", &[]).unwrap().retries.as_deref().cloned()
+    };
+    assert_eq!(retries(&[]), None);
+    let said =
+        retries(&[("proxy-next-upstream", "error timeout http_502"), ("proxy-next-upstream-tries", "2")])
+            .unwrap();
+    assert!(said.error && said.timeout && !said.off && !said.any_method);
+    assert_eq!((said.tries, said.statuses.len(), said.within), (Some(2), 1, None));
+    assert!(retries(&[("proxy-next-upstream", "off")]).unwrap().off);
+    let bound = retries(&[("proxy-next-upstream-timeout", "3")]).unwrap();
+    assert_eq!((bound.within, bound.error), (Some(Duration::from_secs(3)), false));
+}
+
+#[test]
+fn how_nginx_would_hold_things_is_of_no_matter_and_ours_may_have_our_own_prefix() {
+    for (key, value) in
+        [("proxy-buffer-size", "8k"), ("proxy-request-buffering", "on"), ("load-balance", "ewma")]
+    {
+        one(key, value).warns(&[]);
+    }
+    let text = annotated("a", &[("load-balance", "least_request")], &["a.b Prefix / web"])
+        .replace("nginx.ingress.kubernetes.io", "weir.dev");
+    let served = Served::new(&text);
+    served.warns(&[]);
+    assert_eq!(filters(&served), [Filter::LeastRequests]);
 }
