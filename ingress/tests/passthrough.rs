@@ -129,5 +129,12 @@ fn it_is_left_out_where_tls_has_to_end_here() {
     let edge = Edge::new(&objects(&[endpoint(&own)], &[("auth-tls-secret", "default/ca")], &web, &server));
     let warnings = edge.warnings.lock().unwrap().clone();
     assert!(warnings.iter().any(|it| it.contains("ssl-passthrough: beside auth-tls-secret")), "{warnings:?}");
+    let external = [("auth-url", "http://auth.test/")];
+    edge.apply(&objects(&[endpoint(&own)], &external, &web, &server));
+    let warnings = edge.warnings.lock().unwrap().clone();
+    assert!(
+        warnings.iter().any(|it| it.contains("ssl-passthrough: beside auth-type or auth-url")),
+        "{warnings:?}"
+    );
     assert!(connect(&client(&[&own], ALL_VERSIONS), edge.https, "own.test").is_err());
 }

@@ -407,10 +407,15 @@ impl Compiler<'_, '_> {
     fn passthrough(&mut self, it: &Ours<'_>) -> Vec<(Host, Passthrough)> {
         let mut found = Vec::new();
         let field = Reader::name("ssl-passthrough");
-        if it.options.client_auth.is_some() {
-            let message = "beside auth-tls-secret, which needs TLS to end here: it is left out";
-            self.warn(it, &field, message);
+        let guard = it.guard.as_ref();
+        let asks = guard.is_some_and(|guard| guard.basic.is_some() || guard.external.is_some());
+        if asks || it.options.client_auth.is_some() {
+            let what = if asks { "auth-type or auth-url" } else { "auth-tls-secret" };
+            self.warn(it, &field, format!("beside {what}, which needs TLS to end here: it is left out"));
             return found;
+        }
+        if guard.is_some_and(|guard| guard.limits.is_some()) {
+            self.warn(it, &field, "what is not read cannot be counted: limit-* holds in the clear only");
         }
         let is_list = |filter: &&Filter| matches!(filter, Filter::AllowSources(_) | Filter::DenySources(_));
         let sources: Vec<Filter> = it.options.filters.iter().filter(is_list).cloned().collect();
