@@ -3,18 +3,14 @@
 //! The suite is a Go tool, pinned by the `go.mod` beside this file and built once into the cache.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{CertificateParams, KeyPair};
 use sha2::{Digest, Sha256};
 
+use super::ingress::Ingress;
 use crate::cluster::go_command;
-use crate::setup;
 use crate::test::Count;
 use crate::{process, workspace};
 
@@ -23,10 +19,7 @@ const SUMS: &str = include_str!("h2spec/go.sum");
 
 pub(super) fn command() -> Result<()> {
     let suite = tool()?;
-    let mut build = setup::tools()?.cargo();
-    process::run(build.args(["build", "--locked", "--package", "ingress", "--bin", "weir-ingress"]))?;
-    let upstream = upstream()?;
-    let ingress = Ingress::start(&workspace::target().join("debug/weir-ingress"), upstream)?;
+    let ingress = Ingress::start()?;
     let mut run = Command::new(suite);
     run.args(["--tls", "--insecure", "--host", "127.0.0.1", "--timeout", "5", "--port"]);
     let output = run.arg(ingress.https.port().to_string()).output().context("run h2spec")?;
@@ -70,119 +63,6 @@ fn tool() -> Result<PathBuf> {
         &mut build,
     )?;
     Ok(tool)
-}
-
-/// A server of HTTP/1.1 that answers everything with a few bytes, for as long as this process lives.
-fn upstream() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("listen as the upstream")?;
-    let address = listener.local_addr().context("listen as the upstream")?;
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            // A connection that breaks off ends its own thread and nothing else.
-            thread::spawn(move || drop(answer(&stream)));
-        }
-    });
-    Ok(address)
-}
-
-fn answer(mut stream: &TcpStream) -> Result<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut len = 0;
-        let mut chunked = false;
-        for number in 0.. {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            match line.trim().to_ascii_lowercase().split_once(':') {
-                Some(("content-length", value)) => len = value.trim().parse()?,
-                Some(("transfer-encoding", _)) => chunked = true,
-                None if number > 0 => break,
-                _ => {}
-            }
-        }
-        while chunked {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            len = usize::from_str_radix(line.trim(), 16)?;
-            reader.read_exact(&mut vec![0; len + 2])?;
-            chunked = len > 0;
-            len = 0;
-        }
-        reader.read_exact(&mut vec![0; len])?;
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nhello, h2spec")?;
-    }
-}
-
-/// The proxy, and the folder that it serves.
-struct Ingress {
-    child: Child,
-    folder: PathBuf,
-    https: SocketAddr,
-}
-
-impl Ingress {
-    fn start(binary: &Path, upstream: SocketAddr) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("weir-h2spec-{}", std::process::id()));
-        fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let key = KeyPair::generate().context("make a key")?;
-        let parameters =
-            CertificateParams::new(vec!["localhost".to_owned()]).context("make a certificate")?;
-        let certificate = parameters.self_signed(&key).context("make a certificate")?;
-        let indent = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
-        let (chain, key) = (indent(&certificate.pem()), indent(&key.serialize_pem()));
-        let objects = format!(
-            "apiVersion: v1
-kind: Secret
-metadata: {{ name: certificate }}
-stringData:
-  tls.crt: |
-{chain}  tls.key: |
-{key}---
-apiVersion: v1
-kind: Service
-metadata: {{ name: web }}
-spec: {{ ports: [{{ port: 80 }}] }}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{ name: web, labels: {{ kubernetes.io/service-name: web }} }}
-addressType: IPv4
-ports: [{{ port: {} }}]
-endpoints: [{{ addresses: [127.0.0.1] }}]
----
-apiVersion: networking.k8s.io/v1
-kind: Ingress
-metadata: {{ name: web }}
-spec: {{ defaultBackend: {{ service: {{ name: web, port: {{ number: 80 }} }} }} }}
-",
-            upstream.port()
-        );
-        fs::write(folder.join("objects.yaml"), objects).context("write the objects")?;
-        let mut command = Command::new(binary);
-        command.arg("-f").arg(&folder).args(["--http", "off", "--https", "127.0.0.1:0", "--admin", "off"]);
-        command.args(["--access-log", "off", "--default-certificate", "default/certificate"]);
-        let mut child = command.stderr(Stdio::piped()).spawn().context("start weir-ingress")?;
-        let stderr = child.stderr.take().context("weir-ingress has no stderr")?;
-        let mut ingress = Self { child, folder, https: SocketAddr::from(([0, 0, 0, 0], 0)) };
-        let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
-        let said = lines.find_map(|line| Some(line.split_once(" https=\"")?.1.split('"').next()?.to_owned()));
-        ingress.https =
-            said.context("weir-ingress ended before it listened")?.parse().context("its address")?;
-        // Nobody else reads what it says, and it must not wait for that.
-        thread::spawn(move || lines.for_each(|line| eprintln!("{line}")));
-        Ok(ingress)
-    }
-}
-
-impl Drop for Ingress {
-    fn drop(&mut self) {
-        // It may have ended, and the folder may be gone: nothing is left to undo then.
-        self.child.kill().unwrap_or_default();
-        self.child.wait().map(drop).unwrap_or_default();
-        fs::remove_dir_all(&self.folder).unwrap_or_default();
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! `cargo xtask conformance`: other people's suites against our binaries.
 
 mod h2spec;
+mod ingress;
+mod testssl;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -15,10 +17,13 @@ pub(crate) struct Args {
 enum Suite {
     /// HTTP/2 and HPACK, over TLS, against weir-ingress
     H2spec,
+    /// What TLS offers, against weir-ingress: grade A or better
+    Testssl,
 }
 
 pub(crate) fn command(args: Args) -> Result<()> {
     match args.suite {
         Suite::H2spec => h2spec::command(),
+        Suite::Testssl => testssl::command(),
     }
 }
