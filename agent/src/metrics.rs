@@ -8,6 +8,10 @@ use api::Status;
 use common::verdict::{DropReason, PassReason};
 
 use crate::drift::Kind;
+use crate::source::Arrival;
+
+/// Upper bounds of [`Histogram`], in seconds.
+const BOUNDS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
 
 /// What the loop measures of itself.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +25,26 @@ pub(crate) struct Meter {
     pub(crate) refused: u64,
     pub(crate) swept: u64,
     mended: BTreeMap<Kind, u64>,
+    events: BTreeMap<policy::Kind, Histogram>,
+}
+
+/// How often something took up to so long.
+#[derive(Clone, Debug, Default)]
+struct Histogram {
+    /// Each bound counts what the one before it counts.
+    up_to: [u64; BOUNDS.len()],
+    all: u64,
+    sum: Duration,
+}
+
+impl Histogram {
+    fn add(&mut self, took: Duration) {
+        for (bound, count) in BOUNDS.iter().zip(&mut self.up_to) {
+            *count += u64::from(took.as_secs_f64() <= *bound);
+        }
+        self.all += 1;
+        self.sum += took;
+    }
 }
 
 impl Meter {
@@ -29,6 +53,11 @@ impl Meter {
         self.plan_time += took;
         self.last_plan_time = took;
         self.writes += writes as u64;
+    }
+
+    /// What this event said is in the maps now.
+    pub(crate) fn in_force(&mut self, arrival: Arrival) {
+        self.events.entry(arrival.kind).or_default().add(arrival.at.elapsed());
     }
 
     pub(crate) fn mended(&mut self, kind: Kind) {
@@ -94,6 +123,14 @@ impl Numbers {
         text.one("weir_plan_last_seconds", "gauge", "Time to compile and plan, the last time.", last);
         text.one("weir_plan_writes_total", "counter", "Map writes planned.", meter.writes);
         text.summary("weir_apply_seconds", "Time to carry a plan out.", meter.applies, meter.apply_time);
+        text.head(
+            "weir_event_seconds",
+            "histogram",
+            "From the arrival of a watch's event to its being in force.",
+        );
+        for (kind, histogram) in &meter.events {
+            text.histogram("weir_event_seconds", kind.as_str(), histogram);
+        }
         text.one("weir_swept_total", "counter", "Connections forgotten by sweeps.", meter.swept);
 
         text.head(
@@ -170,6 +207,15 @@ impl Text {
         self.row(&format!("{name}_count"), &[], count);
     }
 
+    fn histogram(&mut self, name: &str, kind: &str, histogram: &Histogram) {
+        let bounds = BOUNDS.iter().map(f64::to_string).zip(histogram.up_to);
+        for (bound, count) in bounds.chain([("+Inf".to_owned(), histogram.all)]) {
+            self.row(&format!("{name}_bucket"), &[("kind", kind), ("le", &bound)], count);
+        }
+        self.row(&format!("{name}_sum"), &[("kind", kind)], histogram.sum.as_secs_f64());
+        self.row(&format!("{name}_count"), &[("kind", kind)], histogram.all);
+    }
+
     fn row(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> =
             labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
@@ -193,6 +239,22 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_counts_in_every_bucket_that_it_fits_into() {
+        let mut meter = Meter::default();
+        let now = std::time::Instant::now();
+        let at = now.checked_sub(Duration::from_secs(2)).unwrap();
+        meter.in_force(Arrival { kind: policy::Kind::Pod, at });
+        let text = Numbers { status: Status::default(), meter }.text();
+        for line in [
+            r#"weir_event_seconds_bucket{kind="Pod",le="1"} 0"#,
+            r#"weir_event_seconds_bucket{kind="Pod",le="+Inf"} 1"#,
+            r#"weir_event_seconds_count{kind="Pod"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+        }
+    }
 
     #[test]
     fn reasons_are_labels_and_other_counters_have_names_of_their_own() {

@@ -24,7 +24,7 @@ use crate::naming::Naming;
 use crate::node::Neighbourhood;
 use crate::notice::{self, Notices};
 use crate::records::Records;
-use crate::source::Update;
+use crate::source::{Arrival, Update};
 
 /// Events handled before the next plan at most, so that a flood of one kind cannot hold the others up for ever.
 const BATCH: usize = 256;
@@ -88,6 +88,8 @@ pub(crate) struct Agent<D> {
     neighbourhood: watch::Sender<Neighbourhood>,
     /// For whoever keeps the endpoints' links as they must be.
     pub(crate) wirings: watch::Sender<Wirings>,
+    /// Events of watches that are not in force yet.
+    arrivals: Vec<Arrival>,
     /// The world differs from what was last compiled.
     changed: bool,
     retry_at: Option<Instant>,
@@ -138,6 +140,7 @@ impl<D: Datapath> Agent<D> {
             audits: 0,
             neighbourhood,
             wirings: watch::Sender::default(),
+            arrivals: Vec::new(),
             changed: false,
             retry_at: None,
             retry_after: RETRY,
@@ -223,7 +226,8 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn take(&mut self, update: Update) {
-        let Update { changes, complete, warnings, revision } = update;
+        let Update { changes, complete, warnings, revision, arrived } = update;
+        self.arrivals.extend(arrived);
         self.heard_at = Some(Instant::now());
         for change in changes {
             self.naming.follow(&mut self.world, change);
@@ -324,6 +328,7 @@ impl<D: Datapath> Agent<D> {
             Ok(()) => {
                 self.retry_after = RETRY;
                 self.revision_in_force.clone_from(&self.revision_read);
+                self.arrivals.drain(..).for_each(|arrival| self.meter.in_force(arrival));
                 if self.last_error.take().is_some() {
                     info!("plan carried out after all");
                 }
@@ -334,6 +339,8 @@ impl<D: Datapath> Agent<D> {
             }
             Err(problem) => {
                 self.meter.refused += 1;
+                // Of a plan that keeps failing, so many are remembered.
+                self.arrivals.truncate(BATCH);
                 self.retry_after = (2 * self.retry_after).min(LONGEST_RETRY);
                 if self.last_error.as_ref() != Some(problem) {
                     error!(error = problem, "plan not carried out, the last good generation stays in force");

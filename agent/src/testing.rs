@@ -221,6 +221,7 @@ impl Script {
             complete: true,
             warnings: Vec::new(),
             revision: Some(api::source_revision([yaml.as_bytes()])),
+            arrived: None,
         }
     }
 }

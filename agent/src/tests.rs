@@ -18,6 +18,7 @@ use crate::node::Neighbourhood;
 use crate::records::Records;
 use crate::run::Agent;
 use crate::socket::Socket;
+use crate::source::Arrival;
 use crate::testing::{Folder, Kernel, MemoryDatapath, NODES, Script, pod, policy};
 
 type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
@@ -289,6 +290,33 @@ async fn a_new_agent_whose_first_plan_does_not_fit_lets_the_old_generation_stand
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(node.status().await.ready);
         node.attach("client", 2).await.await.unwrap().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_measured_until_it_is_in_force_also_where_a_plan_has_failed_first() {
+    on_a_node(async |node| {
+        let measured = async || {
+            let numbers = node.call(|reply| Call::Ask(Question::Numbers(reply))).await.await.unwrap();
+            let text = numbers.unwrap().text();
+            let mut counts = text.lines().filter_map(|line| line.strip_prefix("weir_event_seconds_count"));
+            counts.next().map(str::to_owned)
+        };
+        let source = [NODES, &pod("web", "10.244.0.1")];
+        node.source(&source).await;
+        node.attach("web", 1).await.await.unwrap().unwrap();
+        assert_eq!(measured().await, None, "a list is no event");
+
+        node.kernel(|kernel| kernel.room = Some(0));
+        let mut update =
+            node.script.borrow_mut().read(&[source[0], source[1], &policy("quiet", "web")].concat());
+        update.arrived = Some(Arrival { kind: policy::Kind::NetworkPolicy, at: std::time::Instant::now() });
+        node.send(Event::Source(update)).await;
+        assert_eq!(measured().await, None, "not in force yet");
+        node.kernel(|kernel| kernel.room = None);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(measured().await.as_deref(), Some("{kind=\"NetworkPolicy\"} 1"));
     })
     .await;
 }

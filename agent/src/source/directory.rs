@@ -111,7 +111,7 @@ impl Directory {
         self.complete = true;
         warnings.extend(self.unwatched());
         let revision = api::revision_of_digests(self.files.values().map(File::digest));
-        Ok(Update { changes, complete: true, warnings, revision: Some(revision) })
+        Ok(Update { changes, complete: true, warnings, revision: Some(revision), arrived: None })
     }
 
     /// Whether an object of the file, which has not changed, counts now and is not what was told last.

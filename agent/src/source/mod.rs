@@ -12,7 +12,9 @@ pub(crate) use directory::Directory;
 pub(crate) use kubernetes::{Access, EventWriter, follow as follow_api_server};
 pub(crate) use watch::follow;
 
-use policy::{Object, ObjectKey, Warning};
+use std::time::Instant;
+
+use policy::{Kind, Object, ObjectKey, Warning};
 
 /// What has changed, to be taken in as one.
 #[derive(Debug, Default)]
@@ -24,6 +26,15 @@ pub(crate) struct Update {
     pub(crate) warnings: Vec<Warning>,
     /// [`api::source_revision`] of what was read, where the source has one.
     pub(crate) revision: Option<String>,
+    /// When the event of a watch arrived that this is.
+    pub(crate) arrived: Option<Arrival>,
+}
+
+/// An event of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    pub(crate) kind: Kind,
+    pub(crate) at: Instant,
 }
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The three requests that are made: a page of a list, the names and versions of a list, a watch.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use form_urlencoded::Serializer;
 use http_body_util::BodyExt as _;
@@ -142,7 +142,7 @@ impl Api {
         let uri = format!("{}?{query}", path(kind));
         let body =
             timeout(ANSWER, self.send(&uri, "application/json")).await.map_err(|_| silent(ANSWER))??;
-        Ok(Lines { body, whole: VecDeque::new(), begun: Vec::new() })
+        Ok(Lines { body, whole: VecDeque::new(), begun: Vec::new(), arrived: Instant::now() })
     }
 
     async fn get(&self, uri: &str, accept: &str) -> Result<Bytes, Trouble> {
@@ -171,18 +171,22 @@ pub(super) struct Lines {
     body: Body,
     whole: VecDeque<Vec<u8>>,
     begun: Vec<u8>,
+    /// When the last of it came.
+    arrived: Instant,
 }
 
 impl Lines {
-    /// `None`: the server has ended it, as it does now and then. A line that was cut off is no line.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Trouble> {
+    /// With when it arrived, which for a line of many is before its turn. `None`: the server has ended it, as it does now
+    /// and then. A line that was cut off is no line.
+    pub(super) async fn next(&mut self) -> Result<Option<(Vec<u8>, Instant)>, Trouble> {
         loop {
             if let Some(line) = self.whole.pop_front() {
-                return Ok(Some(line));
+                return Ok(Some((line, self.arrived)));
             }
             let frame = timeout(SILENCE, self.body.frame()).await.map_err(|_| silent(SILENCE))?;
             let Some(frame) = frame else { return Ok(None) };
             let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+            self.arrived = Instant::now();
             let mut parts = data.split(|byte| *byte == b'\n');
             self.begun.extend_from_slice(parts.next().unwrap_or_default());
             for part in parts {

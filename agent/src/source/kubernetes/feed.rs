@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use super::api::{self, Head, Name, Page, Trouble};
 use super::mirror::Mirror;
-use super::{Change, Patience, Shared, trim};
+use super::{Arrival, Change, Patience, Shared, trim};
 
 pub(super) struct Feed {
     kind: Kind,
@@ -133,14 +133,14 @@ impl Feed {
                 self.unread.retain(|name, _| listed.contains(name));
                 let gone = self.mirrored(|mirror| mirror.without(&listed));
                 news.extend(gone.into_iter().map(|name| News { name, version: String::new(), object: None }));
-                self.tell(news, !self.listed).await?;
+                self.tell(news, !self.listed, None).await?;
                 let version = page.metadata.resource_version;
                 self.pass(&version);
                 return Ok(version);
             }
             if !self.listed {
                 // Nothing is programmed yet, so nothing need be held back here.
-                self.tell(std::mem::take(&mut news), false).await?;
+                self.tell(std::mem::take(&mut news), false, None).await?;
             }
         }
     }
@@ -152,8 +152,8 @@ impl Feed {
             self.complain(None).await;
         }
         loop {
-            let text = match lines.next().await {
-                Ok(Some(text)) => text,
+            let (text, at) = match lines.next().await {
+                Ok(Some(line)) => line,
                 Ok(None) => return Ok(()),
                 Err(trouble) => {
                     // No news as long as it can be taken up again.
@@ -181,7 +181,8 @@ impl Feed {
                 self.complain(None).await;
             }
             if let Some(object) = object {
-                self.tell(vec![News { name, version: next.clone(), object }], false).await?;
+                let arrived = Arrival { kind: self.kind, at };
+                self.tell(vec![News { name, version: next.clone(), object }], false, Some(arrived)).await?;
             }
             self.pass(&next);
             *version = next;
@@ -208,7 +209,7 @@ impl Feed {
     }
 
     /// Sends news in one piece, and notes what has been told.
-    async fn tell(&mut self, news: Vec<News>, whole: bool) -> Result<(), Unheard> {
+    async fn tell(&mut self, news: Vec<News>, whole: bool, arrived: Option<Arrival>) -> Result<(), Unheard> {
         let mut changes = Vec::with_capacity(news.len());
         let mut told = Vec::with_capacity(news.len());
         for News { name, version, object } in news {
@@ -228,7 +229,7 @@ impl Feed {
             self.listed = true;
             self.shared.listed.send_if_modified(|listed| listed.insert(self.kind));
         }
-        if (whole || !changes.is_empty()) && !self.shared.tell(changes).await {
+        if (whole || !changes.is_empty()) && !self.shared.tell(changes, arrived).await {
             return Err(Unheard);
         }
         self.mirrored(|mirror| {

@@ -29,7 +29,7 @@ use tokio::task::spawn_local;
 pub(crate) use access::Access;
 pub(crate) use events::EventWriter;
 
-use super::{Change, Update};
+use super::{Arrival, Change, Update};
 use crate::event::Event;
 use api::Api;
 use feed::Feed;
@@ -51,9 +51,9 @@ struct Shared {
 
 impl Shared {
     /// Whether anybody listens.
-    async fn tell(&self, changes: Vec<Change>) -> bool {
+    async fn tell(&self, changes: Vec<Change>, arrived: Option<Arrival>) -> bool {
         let complete = self.listed.borrow().len() == Kind::ALL.len();
-        let update = Update { changes, complete, ..Update::default() };
+        let update = Update { changes, complete, arrived, ..Update::default() };
         self.events.send(Event::Source(update)).await.is_ok()
     }
 

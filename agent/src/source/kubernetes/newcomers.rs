@@ -104,7 +104,8 @@ pub(super) async fn usher(shared: &Shared) {
                 if std::mem::take(&mut troubled) {
                     shared.complain("newcomers", Vec::new()).await;
                 }
-                if !shared.tell(newcomers.release(&tickets)).await {
+                // Whoever waits for these pods waits for more than their event.
+                if !shared.tell(newcomers.release(&tickets), None).await {
                     return;
                 }
             }

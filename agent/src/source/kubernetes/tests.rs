@@ -24,6 +24,8 @@ struct Told {
     changes: Vec<String>,
     complete: bool,
     complaints: BTreeMap<&'static str, Vec<String>>,
+    /// Of how many events it was said when they arrived.
+    arrivals: Vec<Kind>,
 }
 
 impl Told {
@@ -40,6 +42,7 @@ impl Told {
             changes: Vec::new(),
             complete: false,
             complaints: BTreeMap::new(),
+            arrivals: Vec::new(),
         }
     }
 
@@ -68,6 +71,7 @@ impl Told {
             Event::Source(update) => {
                 assert!(!self.complete || update.complete, "complete for good");
                 self.complete = update.complete;
+                self.arrivals.extend(update.arrived.map(|arrival| arrival.kind));
                 for change in update.changes {
                     match change {
                         Change::Apply(object, warnings) => {
@@ -118,6 +122,17 @@ fn elsewhere(name: &str, ip: &str) -> String {
 
 fn lists(api: &FakeApi) -> usize {
     api.cluster().requests.iter().filter(|request| request.contains("limit=")).count()
+}
+
+#[tokio::test]
+async fn what_a_watch_tells_says_when_it_arrived_and_a_list_does_not() {
+    told(async |api, mut told| {
+        assert!(told.arrivals.is_empty(), "of a list: {:?}", told.arrivals);
+        api.put(&elsewhere("web", "10.244.1.2"));
+        told.until("a pod", |told| told.names().contains(&"web")).await;
+        assert_eq!(told.arrivals, [Kind::Pod]);
+    })
+    .await;
 }
 
 #[tokio::test]
