@@ -47,6 +47,8 @@ pub(crate) trait Datapath {
     fn endpoint_attached(&mut self, ifindex: u32) -> Result<bool>;
     fn attached_endpoints(&self) -> Result<Vec<u32>>;
 
+    /// The device of the overlay is this one now.
+    fn attach_overlay(&mut self, ifindex: u32) -> Result<()>;
     /// Attaches again what somebody has taken off these endpoints, the other devices or the cgroup; what that was.
     fn mend_programs(&mut self, endpoints: &[u32]) -> Result<Vec<String>>;
     /// The same of the filters of one interface.

@@ -30,6 +30,8 @@ pub(crate) enum Event {
     Audit,
     /// A tc filter of this interface is gone.
     FilterGone(u32),
+    /// The overlay's device was made anew: programs must be on it before anything leads there.
+    Overlay(u32, oneshot::Sender<anyhow::Result<()>>),
     /// What somebody else had changed was put right.
     Mended(Vec<Mended>),
     /// How the pods of the other nodes are reached now.

@@ -128,6 +128,10 @@ impl Datapath for Dataplane {
         Ok(Dataplane::attached_endpoints(self)?)
     }
 
+    fn attach_overlay(&mut self, ifindex: u32) -> Result<()> {
+        Ok(Dataplane::attach_overlay(self, ifindex)?)
+    }
+
     fn mend_programs(&mut self, endpoints: &[u32]) -> Result<Vec<String>> {
         Ok(Dataplane::mend_programs(self, endpoints)?)
     }

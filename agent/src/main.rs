@@ -150,8 +150,14 @@ async fn serve(config: Config) -> Result<()> {
         None => None,
     };
     let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
-    let routes =
-        Routes::new(handle.clone(), underlays.clone(), config.routing, device, dataplane.overlay()?)?;
+    let routes = Routes::new(
+        handle.clone(),
+        underlays.clone(),
+        config.routing,
+        device,
+        config.vxlan_port,
+        dataplane.overlay()?,
+    )?;
     let mut agent = Agent::new(&config.node, dataplane, records, neighbourhood);
     agent.masquerade = Masquerade::new(masquerades, config.non_masquerade_cidrs);
     agent.awaits_conflist = plugin.is_some();

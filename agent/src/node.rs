@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use policy::{NodeFacts, World};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::info;
 
 use crate::cidrs::{self, OnLink};
 use crate::conflist::Conflist;
 use crate::drift::{Kind, Mended};
 use crate::event::Event;
+use crate::overlay;
 use crate::routes::Routes;
 
 /// The nodes as the world has them.
@@ -30,6 +31,11 @@ impl Neighbourhood {
         let own = world.node().cloned();
         let others = world.nodes().filter(|node| own.as_ref().is_none_or(|own| own.name != node.name));
         Self { ready, others: others.cloned().collect(), own }
+    }
+
+    /// Whether anything has been heard yet of any node.
+    fn is_known(&self) -> bool {
+        self.ready || self.own.is_some() || !self.others.is_empty()
     }
 
     /// Becomes what the world has. Whether that is news; where it is none, which is nearly always, nothing is copied.
@@ -53,6 +59,8 @@ pub(crate) struct Plugin {
 
 /// The files and settings that nobody tells of are looked at so often.
 const SECOND: Duration = Duration::from_secs(1);
+/// A device that goes takes its routes along, and not a word is said of these.
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// Follows the neighbourhood: first the routes, then, once pods can be wired, the plugin's configuration. What somebody else
 /// changes of either is put right.
@@ -70,19 +78,30 @@ pub(crate) async fn follow(
     let mut route_complaints = Vec::new();
     let mut told = None;
     let mut wired = false;
+    let mut glances = interval(GLANCE);
+    glances.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let device = routes.device;
         let alarm = async {
             tokio::select! {
                 () = routes.news() => Work { news: true, look: true },
                 () = disturbed.notified() => Work { news: false, look: true },
+                () = gone(device, &mut glances) => Work { news: false, look: true },
                 _ = seconds.tick() => Work { news: false, look: false },
             }
         };
         let Some((now, Work { news, look })) = next(&mut neighbourhood, alarm).await else { return };
         let mut mended = Vec::new();
-        if look {
+        // Before the first list is there, what an earlier agent left is right: no node may be taken for gone.
+        if look && now.is_known() {
             let (others, unroutable) = cidrs::routable(now.own.as_ref(), &now.others, &on_link);
             route_complaints = unroutable;
+            if overlay::is_gone(device) {
+                match make_overlay(&mut routes, &events).await {
+                    Ok(what) => mended.push(Mended { kind: Kind::Link, what }),
+                    Err(error) => route_complaints.push(format!("{error:#}")),
+                }
+            }
             route_complaints.extend(routes.sync(now.own.as_ref(), &others).await);
             let written = std::mem::take(&mut routes.written);
             let written = written.into_iter().filter(|_| !news);
@@ -158,6 +177,29 @@ async fn next(
     Some((neighbourhood.borrow_and_update().clone(), work))
 }
 
+/// Until somebody has deleted the overlay's device.
+async fn gone(device: Option<u32>, glances: &mut Interval) {
+    loop {
+        glances.tick().await;
+        if overlay::is_gone(device) {
+            return;
+        }
+    }
+}
+
+/// Makes the overlay's device anew, with programs on it: what was done.
+async fn make_overlay(routes: &mut Routes, events: &mpsc::Sender<Event>) -> Result<String> {
+    let ifindex = routes.make_device().await?;
+    let (reply, attached) = oneshot::channel();
+    // Where nobody listens any more, nobody replies.
+    if events.send(Event::Overlay(ifindex, reply)).await.is_ok()
+        && let Ok(attached) = attached.await
+    {
+        attached?;
+    }
+    Ok(format!("link {}: gone, made anew", overlay::DEVICE))
+}
+
 impl Plugin {
     /// Another plugin's configuration that the runtime prefers: it takes the first file in the order of names.
     fn overtaken(&self) -> Option<String> {
@@ -192,6 +234,15 @@ impl Plugin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_known_of_any_node_until_the_first_list_is_there() {
+        let mut neighbourhood = Neighbourhood::default();
+        assert!(!neighbourhood.is_known(), "no route of an earlier agent may go");
+        // A cluster may be one node, whose agent has another name.
+        neighbourhood.ready = true;
+        assert!(neighbourhood.is_known());
+    }
 
     #[tokio::test]
     async fn a_new_neighbourhood_is_acted_upon_also_when_the_second_strikes_at_once() {

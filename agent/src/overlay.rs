@@ -12,6 +12,7 @@ use common::overlay::{DEVICE_MAC, NodeRow, TunnelRow};
 use dataplane::Nodes;
 use ipnet::IpNet;
 use netlink::{Handle, VxlanSpec};
+use nix::net::if_::if_nametoindex;
 use policy::tables::Cidr;
 use tracing::info;
 
@@ -39,6 +40,11 @@ pub(crate) async fn device(handle: &Handle, port: u16, mtu: u32) -> Result<u32> 
     handle.set_up(ifindex).await.with_context(taken)?;
     info!(device = DEVICE, ifindex, port, "overlay device made");
     Ok(ifindex)
+}
+
+/// Whether the device that was made is there no more.
+pub(crate) fn is_gone(device: Option<u32>) -> bool {
+    device.is_some_and(|device| if_nametoindex(DEVICE) != Ok(device))
 }
 
 /// Where there is to be no overlay. Its routes go with it.

@@ -22,7 +22,9 @@ pub(crate) struct Routes {
     underlays: Vec<Underlay>,
     routing: Routing,
     /// The overlay's device, unless everything is direct.
-    device: Option<u32>,
+    pub(crate) device: Option<u32>,
+    /// Its UDP port.
+    port: u16,
     maps: Overlay,
     prober: Prober,
     /// How the pods of the others are reached, since the last [`sync`](Self::sync).
@@ -38,6 +40,7 @@ impl Routes {
         underlays: Vec<Underlay>,
         routing: Routing,
         device: Option<u32>,
+        port: u16,
         mut maps: Overlay,
     ) -> Result<Self> {
         if device.is_none() {
@@ -49,11 +52,19 @@ impl Routes {
             underlays,
             routing,
             device,
+            port,
             maps,
             prober: Prober::new(),
             ways: Vec::new(),
             written: Vec::new(),
         })
+    }
+
+    /// Makes the device anew: its index. What leads to it is for [`sync`](Self::sync), when programs are on it.
+    pub(crate) async fn make_device(&mut self) -> Result<u32> {
+        let device = overlay::device(&self.handle, self.port, 1280).await?;
+        self.device = Some(device);
+        Ok(device)
     }
 
     /// Waits until the way to a node has opened or closed: then [`sync`](Self::sync) is due. May be dropped at any time.

@@ -189,6 +189,10 @@ impl<D: Datapath> Agent<D> {
             Event::Wired => self.awaits_conflist = false,
             Event::Audit => self.audit(),
             Event::FilterGone(ifindex) => self.filter_gone(ifindex),
+            Event::Overlay(ifindex, reply) => {
+                // Whoever does not wait any more is ending.
+                reply.send(self.datapath.attach_overlay(ifindex)).unwrap_or_default();
+            }
             Event::Mended(mended) => self.mended(mended),
             Event::Peers(peers) => self.peers = peers,
             Event::Sweep => self.sweep(),

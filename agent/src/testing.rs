@@ -144,6 +144,11 @@ impl Datapath for MemoryDatapath {
         Ok(self.kernel.borrow().attached.iter().copied().collect())
     }
 
+    fn attach_overlay(&mut self, ifindex: u32) -> Result<()> {
+        self.kernel.borrow_mut().log.push(format!("overlay {ifindex}"));
+        Ok(())
+    }
+
     fn mend_programs(&mut self, endpoints: &[u32]) -> Result<Vec<String>> {
         let mut kernel = self.kernel.borrow_mut();
         let missing: Vec<u32> =

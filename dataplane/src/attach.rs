@@ -27,7 +27,12 @@ const CLSACT_PRIORITY: u16 = 1;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 fn hook_of(program: &str) -> TcAttachType {
-    if matches!(program, "to_pod" | "to_overlay") { TcAttachType::Egress } else { TcAttachType::Ingress }
+    if is_egress(program) { TcAttachType::Egress } else { TcAttachType::Ingress }
+}
+
+/// By tc's word: what leaves the interface.
+pub(crate) fn is_egress(program: &str) -> bool {
+    matches!(program, "to_pod" | "to_overlay")
 }
 
 pub(crate) const ENDPOINT_PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
@@ -68,8 +73,14 @@ pub(crate) fn underlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Er
     attach(dataplane, "from_net", ifindex)
 }
 
-/// The VXLAN device. Ingress first: what arrives before it is judged as what it says it is.
+/// The VXLAN device. Ingress first: what arrives before it is judged as what it says it is. One that was in its place before
+/// is forgotten.
 pub(crate) fn overlay(dataplane: &mut Dataplane, ifindex: u32) -> Result<(), Error> {
+    let is_gone = |(program, other): &(&str, u32)| OVERLAY_PROGRAMS.contains(program) && *other != ifindex;
+    for (program, other) in dataplane.standing.iter().copied().filter(is_gone).collect::<Vec<_>>() {
+        Pins::remove(&dataplane.pins.link(program, other))?;
+        dataplane.standing.remove(&(program, other));
+    }
     for program in OVERLAY_PROGRAMS {
         let is_theirs =
             dataplane.previous.as_ref().is_some_and(|previous| previous.has_link(program, ifindex));

@@ -88,7 +88,7 @@ pub(crate) fn filters(dataplane: &mut Dataplane, ifindex: u32) -> Result<Vec<Str
 /// Whether the interface has the very program that is loaded; an interface that is gone lacks nothing.
 fn has(dataplane: &Dataplane, program: &'static str, ifindex: u32) -> Result<bool, Error> {
     let id = dataplane.ids.get(program).copied().unwrap_or_default();
-    let hook = if program == "to_pod" { BPF_TCX_EGRESS } else { BPF_TCX_INGRESS };
+    let hook = if attach::is_egress(program) { BPF_TCX_EGRESS } else { BPF_TCX_INGRESS };
     match crate::look::programs(ifindex, hook) {
         Ok(there) => Ok(there.contains(&id)),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(true),

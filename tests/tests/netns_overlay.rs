@@ -342,3 +342,37 @@ fn auto_goes_as_it_is_where_a_probe_came_back_and_through_the_overlay_where_none
         stage.down().await;
     });
 }
+
+#[test]
+fn an_overlay_device_that_somebody_deletes_is_made_anew() {
+    block_on(async {
+        let stage = apart().await;
+        let _echo = Echo::start(&stage.netns("shop/web"), ECHO);
+        let links = Handle::in_netns(&stage.netns("node/node-0")).unwrap();
+        let old = links.link_by_name("weir-vxlan").await.unwrap().expect("the overlay has a device");
+        let drift = async || stage.sandbox.status(NODES[0]).await.unwrap().drift;
+        // Two rounds of the audit: what is as it must be is not put right.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        assert_eq!(drift().await, [], "nothing was wrong");
+        links.delete_link(old.index).await.unwrap();
+        let began = Instant::now();
+        while !drift().await.iter().any(|drift| drift.kind == "link" && drift.repaired == 1) {
+            assert!(began.elapsed() < Duration::from_secs(20), "not put right: {:?}", drift().await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        eprintln!("put right after {:?}", began.elapsed());
+        let new = links.link_by_name("weir-vxlan").await.unwrap().expect("made anew");
+        assert_ne!(new.index, old.index);
+        assert_eq!(new.mtu, MTU);
+        for family in FAMILIES {
+            for (from, to) in [("shop/far", "shop/web"), ("node/node-1", "shop/web")] {
+                let at = stage.address(to, family, ECHO);
+                // Routes come right after the device.
+                let outcome = || tcp(&stage.netns(from), at, PATIENCE);
+                let answered = (0..5).any(|_| outcome() == Outcome::Answered);
+                assert!(answered, "{from} to {at}");
+            }
+        }
+        stage.down().await;
+    });
+}

@@ -6,6 +6,7 @@
 mod boutique;
 mod connectivity;
 mod first;
+mod notices;
 mod policies;
 mod probes;
 mod reach;
@@ -65,6 +66,10 @@ const SCENARIOS: &[Scenario] = &[
     ("rolling_the_agent_loses_no_connection", roll::rolling_the_agent_loses_no_connection),
     ("a_node_that_lost_power_comes_back", upsets::a_node_that_lost_power_comes_back),
     ("a_hundred_pods_come_and_go_and_leave_nothing", waves::a_hundred_pods_come_and_go_and_leave_nothing),
+    (
+        "what_a_person_must_act_on_is_an_event_and_in_the_status",
+        notices::what_a_person_must_act_on_is_an_event_and_in_the_status,
+    ),
     // The last one: pods from before it have no network.
     ("uninstall_leaves_nothing_and_weir_comes_back", uninstall::uninstall_leaves_nothing_and_weir_comes_back),
 ];
