@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::Subcommand;
 
 use crate::binaries::{self, Profile};
-use crate::{debian, process, setup, workspace};
+use crate::{cluster, debian, process, setup, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,25 +29,24 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// On a real Kubernetes (docs/cluster.md): what an agent pays among a thousand nodes, how fast pods start
+    #[command(subcommand)]
+    Cluster(cluster::bench::Bench),
 }
 
 pub(crate) fn command(args: Args) -> Result<()> {
+    let (name, options) = match args.bench {
+        Bench::Datapath { options } => ("datapath", options),
+        Bench::Policy { options } => ("policy", options),
+        Bench::Cluster(bench) => return cluster::bench::command(&bench),
+    };
     let tools = setup::tools()?;
     process::run(tools.cargo().args(["build", "--locked", "--release", "--package", "bench"]))?;
     let mut bench = as_root(&workspace::target().join("release/weir-bench"))?;
-    let options = match args.bench {
-        Bench::Datapath { options } => {
-            let plugins = reference_plugins()?;
-            let binaries = binaries::build(&tools, Profile::Release)?;
-            bench.arg("datapath").arg("--binaries").arg(&binaries).arg("--plugins").arg(&plugins);
-            options
-        }
-        Bench::Policy { options } => {
-            let binaries = binaries::build(&tools, Profile::Release)?;
-            bench.arg("policy").arg("--binaries").arg(&binaries);
-            options
-        }
-    };
+    bench.arg(name).arg("--binaries").arg(binaries::build(&tools, Profile::Release)?);
+    if name == "datapath" {
+        bench.arg("--plugins").arg(reference_plugins()?);
+    }
     process::run(bench.arg("--out").arg(workspace::target().join("bench")).args(options))
 }
 

@@ -1,5 +1,6 @@
 //! A real Kubernetes on this machine without Docker.
 
+pub(crate) mod bench;
 mod control_plane;
 mod init;
 mod kubectl;

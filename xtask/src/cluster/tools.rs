@@ -128,22 +128,33 @@ fn pause(tools: &Tools) -> Result<()> {
     Image { name: PAUSE, files: vec![member], entrypoint: Some("/pause") }.write(&archive).map(drop)
 }
 
-/// What no cluster consists of: in a folder by its own name, so that a new version of it moves nothing else.
+/// What no cluster consists of: each in a folder by its own name, so that a new version of it moves nothing else.
 const HELM: Module = module!("helm", "", false, "bin");
+const KWOK: Module = module!("kwok", "", false, "bin");
 
 /// The `helm` of its pinned module, from the cache or built now.
 pub(crate) fn helm() -> Result<PathBuf> {
+    alone(&HELM)
+}
+
+/// `kwok`, which plays the kubelets of nodes that are not there.
+pub(crate) fn kwok() -> Result<PathBuf> {
+    alone(&KWOK)
+}
+
+fn alone(module: &Module) -> Result<PathBuf> {
     let cache = workspace::cache()?;
-    let root = cache.join(format!("{}-{}", HELM.name, pin(&[HELM])));
-    fs::create_dir_all(root.join(HELM.into)).with_context(|| format!("make {}", root.display()))?;
-    let lock = File::create(root.join("lock")).context("make the lock of helm")?;
-    lock.lock().context("lock helm")?;
+    let root = cache.join(format!("{}-{}", module.name, pin(std::slice::from_ref(module))));
+    fs::create_dir_all(root.join(module.into)).with_context(|| format!("make {}", root.display()))?;
+    let lock =
+        File::create(root.join("lock")).with_context(|| format!("make the lock of {}", module.name))?;
+    lock.lock().with_context(|| format!("lock {}", module.name))?;
     let done = root.join("done");
     if !done.is_file() {
-        HELM.build(&go_command(&cache)?, &cache, &root)?;
+        module.build(&go_command(&cache)?, &cache, &root)?;
         fs::write(&done, "").with_context(|| format!("write {}", done.display()))?;
     }
-    Ok(root.join(HELM.into).join(HELM.name))
+    Ok(root.join(module.into).join(module.name))
 }
 
 /// Changes with any version of anything in the modules: names a folder in the cache.
@@ -284,7 +295,7 @@ mod tests {
 
     #[test]
     fn no_module_asks_for_a_newer_go_than_is_got() {
-        for module in MODULES.iter().chain([&HELM]) {
+        for module in MODULES.iter().chain([&HELM, &KWOK]) {
             let line = module.manifest.lines().find_map(|line| line.strip_prefix("go "));
             assert!(line.is_some_and(new_enough) || line == Some("1.26.0"), "{}: {line:?}", module.name);
         }

@@ -104,10 +104,16 @@ impl Town {
 
     /// A process in the pod, as this machine knows it.
     pub(crate) fn pid(&self, pod: &Pod) -> Result<i32> {
+        let first = self.processes(pod)?.into_iter().next();
+        first.with_context(|| format!("no process runs in {}", pod.name))
+    }
+
+    /// The processes of all containers of the pod.
+    pub(crate) fn processes(&self, pod: &Pod) -> Result<Vec<i32>> {
         let node = probe::unified_cgroup(self.cluster.machine(&pod.node)?.pid)?;
         let folder = below(&node, &format!("pod{}", pod.uid))
             .with_context(|| format!("{} has no cgroup on {}", pod.name, pod.node))?;
-        first_process(&folder).with_context(|| format!("no process runs in {}", pod.name))
+        Ok(processes(&folder))
     }
 
     /// Knocks at all of these from within the pod.
@@ -182,12 +188,15 @@ fn below(folder: &Path, name: &str) -> Option<PathBuf> {
     inner.into_iter().find_map(|path| if path.ends_with(name) { Some(path) } else { below(&path, name) })
 }
 
-fn first_process(folder: &Path) -> Option<i32> {
-    let own = fs::read_to_string(folder.join("cgroup.procs")).ok()?;
-    if let Some(pid) = own.lines().find_map(|line| line.parse().ok()) {
-        return Some(pid);
+/// Those of the control group, then those below it.
+fn processes(folder: &Path) -> Vec<i32> {
+    // It may be gone by now, and then it has none.
+    let own = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<i32> = own.lines().filter_map(|line| line.parse().ok()).collect();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        found.extend(processes(&entry.path()));
     }
-    fs::read_dir(folder).ok()?.flatten().find_map(|entry| first_process(&entry.path()))
+    found
 }
 
 /// The pieces of an answer whose length was not known in advance.
