@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use edge::{Edge, Upstream, eventually, everything, ingress, ingress_with, service};
+use ingress::proxy::Tuning;
 
 /// An address on which nobody listens, and which nobody else gets while the tests run.
 fn nobody() -> SocketAddr {
@@ -258,4 +259,29 @@ fn metrics_say_whose_faults_there_were() {
             .contains("weir_ingress_faults_total{fault=\"upstream\"} 1\n")
             .then_some(())
     });
+}
+
+/// An upstream whose answer to `/large` is longer than all buffers between it and the client.
+fn large() -> Upstream {
+    Upstream::new(|seen, stream| {
+        let len = if seen.line.contains("/large") { 64 << 20 } else { 5 };
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n")?;
+        let part = vec![b'x'; len.min(1 << 20)];
+        for _ in 0..len / part.len() {
+            stream.write_all(&part)?;
+        }
+        Ok(true)
+    })
+}
+
+#[test]
+fn a_client_that_does_not_take_its_response_is_given_up() {
+    let web = large();
+    let tuning = Tuning { take: Duration::from_secs(1), ..Tuning::default() };
+    let edge = Edge::tuned(&everything(&[], &[web.address]), tuning);
+    let mut client = edge.client();
+    client.send("GET /large HTTP/1.1\r\nHost: a.b\r\n\r\n");
+    let line = edge.logged("/large").remove(0);
+    assert_eq!((line["status"].as_u64(), line["fault"].as_str()), (Some(200), Some("client")), "{line}");
+    assert_eq!(line["reason"], "the client did not take the response for too long");
 }

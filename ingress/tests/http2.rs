@@ -4,11 +4,13 @@ mod edge;
 
 use std::array::IntoIter;
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use edge::{Edge, Upstream, everything, ingress_with, service};
 use futures_util::stream::{self, Iter};
@@ -20,6 +22,7 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use ingress::proxy::Tuning;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
@@ -265,4 +268,35 @@ fn a_host_that_is_not_the_authority_is_refused() {
         assert_eq!(sender.send_request(request("/", "")).await.unwrap().status(), 200, "other streams go on");
     });
     assert_eq!(web.seen().len(), 1);
+}
+
+#[test]
+fn a_stream_that_is_not_taken_is_reset_and_its_neighbours_go_on() {
+    let web = Upstream::new(|seen, stream| {
+        let len = if seen.line.contains("/large") { 64 << 20 } else { 5 };
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n")?;
+        let part = vec![b'x'; len.min(1 << 20)];
+        (0..len / part.len()).try_for_each(|_| stream.write_all(&part))?;
+        Ok(true)
+    });
+    let one = certificate("a.b");
+    let tuning = Tuning { take: Duration::from_secs(1), ..Tuning::default() };
+    let edge = Edge::tuned(&over_tls(&one, &[], web.address), tuning);
+    block_on(async {
+        let mut sender = connect(&edge, &one).await;
+        let request = |path: &str| Request::get(format!("https://a.b{path}")).body(Full::default()).unwrap();
+        let large = sender.send_request(request("/large")).await.unwrap();
+        assert_eq!(large.status(), 200);
+        // The log is waited for without blocking the connection.
+        while edge.shared().metrics().text().contains("faults_total{fault=\"client\"} 0") {
+            let small = sender.send_request(request("/small")).await.unwrap();
+            assert_eq!(small.into_body().collect().await.unwrap().to_bytes(), "xxxxx");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(large.into_body().collect().await.is_err(), "it ends as what it is: broken off");
+        let small = sender.send_request(request("/small")).await.unwrap();
+        assert_eq!(small.status(), 200);
+    });
+    let line = edge.logged("/large").remove(0);
+    assert_eq!(line["reason"], "the client did not take the response for too long");
 }

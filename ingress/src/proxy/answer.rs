@@ -13,6 +13,7 @@ use super::balance::InFlight;
 use super::body::{Pause, Progress, Sent};
 use super::pool::{Key, Sender};
 use super::record::{Exchange, Fault};
+use super::taking::Taking;
 use crate::tls::Refusal;
 
 /// A response's body, and with it the exchange that ends with its last byte.
@@ -23,7 +24,7 @@ pub(super) struct Download {
 
 enum Content {
     Own(Bytes),
-    Upstream { body: Incoming, pause: Pause, lent: Option<Lent> },
+    Upstream { body: Incoming, pause: Pause, lent: Option<Lent>, taking: Option<Rc<Taking>> },
 }
 
 /// The connection on which the response comes.
@@ -46,7 +47,7 @@ pub(super) enum Broken {
 pub(super) fn own(mut exchange: Exchange, status: StatusCode) -> Response<Download> {
     exchange.status = status;
     let text = if status.is_client_error() || status.is_server_error() {
-        format!("{status}\nrequest {}\n", exchange.id)
+        format!("{status}\nrequest {}\n", exchange.id.to_str().unwrap_or_default())
     } else {
         String::new()
     };
@@ -91,8 +92,10 @@ pub(super) fn close(response: &mut Response<Download>, version: Version) {
 
 impl Download {
     pub(super) fn upstream(body: Incoming, pause: Duration, lent: Option<Lent>, exchange: Exchange) -> Self {
-        let mut download =
-            Self { content: Content::Upstream { body, pause: Pause::new(pause), lent }, exchange };
+        let mut download = Self {
+            content: Content::Upstream { body, pause: Pause::new(pause), lent, taking: None },
+            exchange,
+        };
         download.end_if_over();
         download
     }
@@ -111,7 +114,7 @@ impl Download {
         lent: Lent,
         in_flight: InFlight,
     ) {
-        self.content = Content::Upstream { body, pause: Pause::new(pause), lent: Some(lent) };
+        self.content = Content::Upstream { body, pause: Pause::new(pause), lent: Some(lent), taking: None };
         self.exchange.status = status;
         self.exchange.in_flight = Some(in_flight);
         self.end_if_over();
@@ -141,8 +144,11 @@ impl Body for Download {
         let frame = match &mut this.content {
             Content::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Content::Own(bytes) => Frame::data(std::mem::take(bytes)),
-            Content::Upstream { body, pause, .. } => {
+            Content::Upstream { body, pause, taking, .. } => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
+                if let Some(taking) = taking {
+                    taking.taken();
+                }
                 if pause.poll(cx, polled.is_pending()).is_ready() {
                     this.exchange.blame(Fault::Upstream, Broken::Slow.to_string());
                     return Poll::Ready(Some(Err(Broken::Slow)));
@@ -156,7 +162,14 @@ impl Body for Download {
                         this.exchange.blame(Fault::Upstream, format!("its response broke off: {error}"));
                         return Poll::Ready(Some(Err(Broken::Upstream(error))));
                     }
-                    Some(Ok(frame)) => frame,
+                    Some(Ok(frame)) => {
+                        if !body.is_end_stream() {
+                            let (takings, sign) =
+                                (&this.exchange.connection.takings, &this.exchange.given_up);
+                            taking.get_or_insert_with(|| takings.begin(Rc::clone(sign))).given(cx.waker());
+                        }
+                        frame
+                    }
                 }
             }
         };
@@ -182,8 +195,16 @@ impl Body for Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        if matches!(self.content, Content::Upstream { .. }) && !self.is_end_stream() {
-            self.exchange.blame(Fault::Client, "the client left before the end of the response");
+        if let Content::Upstream { taking, .. } = &self.content
+            && !self.is_end_stream()
+        {
+            let slow = taking.as_ref().is_some_and(|taking| taking.is_given_up());
+            let reason = if slow {
+                "the client did not take the response for too long"
+            } else {
+                "the client left before the end of the response"
+            };
+            self.exchange.blame(Fault::Client, reason);
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Tried again is what cannot have been acted upon: a connection that was not made, a request of which nothing was sent,
 //! and a request that may be repeated (RFC 9110 §9.2.2) on a kept connection that turned out to be closed.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +26,7 @@ use super::headers::{self, Origin};
 use super::live::{Endpoint, LiveCluster, Snapshot};
 use super::pool::Sender;
 use super::record::{Exchange, Fault};
+use super::serve::Client;
 use super::upgrade::{self, Upgrade};
 use super::worker::Worker;
 use crate::compile::{Affinity, Route, Share};
@@ -41,8 +41,7 @@ pub(super) struct Passed {
     pub(super) body: Incoming,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) origin: Origin,
-    pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
+    pub(super) client: Rc<Client>,
     pub(super) effects: Effects,
 }
 
@@ -71,7 +70,7 @@ pub(super) async fn forward(
         return answer::fault(exchange, StatusCode::PAYLOAD_TOO_LARGE, Fault::Client, reason);
     }
     let wanted = route.affinity.as_ref().and_then(|it| marked(it, cluster, &passed.parts.headers));
-    let Passed { parts, body, upgrade, origin, peer, local, mut effects } = passed;
+    let Passed { parts, body, upgrade, origin, client, mut effects } = passed;
     let by_connect = upgrade.as_ref().is_some_and(Upgrade::is_stream);
     let upgrade = upgrade.filter(|_| !cluster.protocol.is_http2());
     if by_connect && upgrade.is_none() {
@@ -84,7 +83,8 @@ pub(super) async fn forward(
     let any_method = retries.is_some_and(|retries| retries.any_method);
     let repeatable = (parts.method.is_idempotent() || any_method) && upload.is_none() && upgrade.is_none();
     let choice = effects.choice;
-    let head = Head { origin, peer, local, id: &exchange.id, upgrade: upgrade.as_ref(), worker: &worker };
+    let (sender, id, upgraded) = (&client.sender, &exchange.id, upgrade.as_ref());
+    let head = Head { origin, sender, id, upgrade: upgraded, worker: &worker };
     let mut request = match head.request(parts, upload, &mut effects, cluster) {
         Ok(request) => request,
         Err(reason) => return answer::fault(exchange, StatusCode::BAD_REQUEST, Fault::Client, reason),
@@ -165,7 +165,8 @@ pub(super) async fn forward(
                 return answer::fault(exchange, StatusCode::GATEWAY_TIMEOUT, Fault::Upstream, reason);
             }
             Some(Ok(response)) => {
-                endpoint.load.answered(began.elapsed());
+                let after = began.elapsed();
+                endpoint.load.answered(after);
                 match response.status().as_u16() {
                     502..=504 => endpoint.load.misbehaved(endpoints),
                     _ => endpoint.load.behaved(),
@@ -179,7 +180,7 @@ pub(super) async fn forward(
                         continue;
                     }
                 }
-                exchange.head_after = Some(began.elapsed());
+                exchange.head_after = Some(after);
                 break (Arc::clone(endpoint), sender, response);
             }
             Some(Err(mut error)) => {
@@ -240,7 +241,8 @@ async fn lend(
     {
         return Ok((sender, true));
     }
-    let connected = worker.connector.connect(endpoint, patience).await;
+    // Boxed: no request that gets a kept connection shall carry the room for a handshake.
+    let connected = Box::pin(worker.connector.connect(endpoint, patience)).await;
     match &connected {
         Ok(sender) => {
             worker.shared.metrics.connected();
@@ -297,9 +299,8 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 /// What the head of the upstream's request says beside what the client said.
 struct Head<'a> {
     origin: Origin,
-    peer: SocketAddr,
-    local: SocketAddr,
-    id: &'a str,
+    sender: &'a headers::Sender,
+    id: &'a HeaderValue,
     upgrade: Option<&'a Upgrade>,
     worker: &'a Worker,
 }
@@ -321,10 +322,8 @@ impl Head<'_> {
         let trailers = headers::strip_hop_by_hop(&mut parts.headers);
         // Whoever reads the body has said "100 Continue" by then.
         parts.headers.remove(header::EXPECT);
-        self.origin.write(&mut parts.headers, self.peer.ip(), self.local, &asked);
-        if let Ok(id) = HeaderValue::from_str(self.id) {
-            parts.headers.insert(headers::X_REQUEST_ID, id);
-        }
+        self.origin.write(&mut parts.headers, self.sender, &asked);
+        parts.headers.insert(headers::X_REQUEST_ID, self.id.clone());
         headers::join_cookies(&mut parts.headers);
         if !effects.request.is_empty() {
             guard::write(std::mem::take(&mut effects.request), &mut parts.headers);

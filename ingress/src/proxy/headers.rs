@@ -1,5 +1,6 @@
 //! Headers that belong to one connection, and those that say where a request came from.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
@@ -59,6 +60,42 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(header::UPGRADE).filter(|_| wanted).cloned()
 }
 
+/// Who sends on a connection, in the words of the headers: written once for all its requests.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) address: SocketAddr,
+    ip: HeaderValue,
+    port: HeaderValue,
+    /// The last `Forwarded`, with the host and the scheme that it is for.
+    forwarded: RefCell<Option<(HeaderValue, &'static str, HeaderValue)>>,
+}
+
+impl Sender {
+    /// `local`: where it connected to.
+    pub(super) fn new(address: SocketAddr, local: SocketAddr) -> Self {
+        let ip = address.ip().to_canonical().to_string();
+        // Digits, letters, dots and colons.
+        let ip = HeaderValue::try_from(ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { address, ip, port: HeaderValue::from(local.port()), forwarded: RefCell::default() }
+    }
+
+    /// The element of `Forwarded` for a request to `host`.
+    fn forwarded(&self, host: &HeaderValue, proto: &'static str) -> Option<HeaderValue> {
+        let mut last = self.forwarded.borrow_mut();
+        if let Some((_, _, value)) = last.as_ref().filter(|(of, with, _)| of == host && *with == proto) {
+            return Some(value.clone());
+        }
+        let node = match self.address.ip().to_canonical() {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        let host_text = host.to_str().unwrap_or_default();
+        let value = HeaderValue::try_from(format!("for={node};host=\"{host_text}\";proto={proto}")).ok()?;
+        *last = Some((host.clone(), proto, value.clone()));
+        Some(value)
+    }
+}
+
 /// Where a request came from, by the connection and by those who are believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
@@ -100,32 +137,27 @@ impl Origin {
     }
 
     /// Writes it for the upstream. What strangers say about themselves is overwritten.
-    pub(super) fn write(&self, headers: &mut HeaderMap, peer: IpAddr, local: SocketAddr, host: &HeaderValue) {
-        let peer = peer.to_canonical();
+    pub(super) fn write(&self, headers: &mut HeaderMap, sender: &Sender, host: &HeaderValue) {
         let proto = if self.secure { "https" } else { "http" };
-        let host_text = host.to_str().unwrap_or_default();
-        let node = match peer {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("\"[{address}]\""),
-        };
-        let element = format!("for={node};host=\"{host_text}\";proto={proto}");
-        self.append(headers, X_FORWARDED_FOR, peer.to_string());
-        self.append(headers, FORWARDED, element);
+        self.append(headers, X_FORWARDED_FOR, sender.ip.clone());
+        if let Some(element) = sender.forwarded(host, proto) {
+            self.append(headers, FORWARDED, element);
+        }
         self.set(headers, X_FORWARDED_PROTO, HeaderValue::from_static(proto));
         self.set(headers, X_FORWARDED_HOST, host.clone());
-        self.set(headers, X_FORWARDED_PORT, HeaderValue::from(local.port()));
-        if let Ok(client) = HeaderValue::from_str(&self.client.to_string()) {
-            headers.insert(X_REAL_IP, client);
-        }
+        self.set(headers, X_FORWARDED_PORT, sender.port.clone());
+        let client = if self.trusted { HeaderValue::try_from(self.client.to_string()).ok() } else { None };
+        headers.insert(X_REAL_IP, client.unwrap_or_else(|| sender.ip.clone()));
     }
 
-    fn append(&self, headers: &mut HeaderMap, name: HeaderName, element: String) {
-        let mut list: Vec<&str> = Vec::new();
-        if self.trusted {
-            list.extend(headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()));
+    fn append(&self, headers: &mut HeaderMap, name: HeaderName, element: HeaderValue) {
+        if !self.trusted {
+            headers.insert(name, element);
+            return;
         }
-        list.push(&element);
-        if let Ok(value) = HeaderValue::from_str(&list.join(", ")) {
+        let said = headers.get_all(&name).iter().chain([&element]);
+        let list: Vec<&str> = said.filter_map(|value| value.to_str().ok()).collect();
+        if let Ok(value) = HeaderValue::try_from(list.join(", ")) {
             headers.insert(name, value);
         }
     }
@@ -140,10 +172,20 @@ impl Origin {
 }
 
 /// The id that the request has already, if it is fit to be written down.
-pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
-    let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(&byte);
-    Some(id).filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(fit))
+pub(super) fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
+    let id = headers.get(X_REQUEST_ID)?;
+    Some(id).filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(fit))
+}
+
+/// A new one: 128 bits in hexadecimal digits.
+pub(super) fn new_request_id(bits: [u64; 2]) -> HeaderValue {
+    let mut digits = [0; 32];
+    for (number, digit) in digits.iter_mut().enumerate() {
+        let nibble = bits[number / 16] >> (60 - number % 16 * 4) & 0xf;
+        *digit = b"0123456789abcdef"[nibble as usize];
+    }
+    HeaderValue::from_bytes(&digits).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// HTTP/2 may have cookies in several headers, HTTP/1.1 has them in one.
@@ -206,7 +248,8 @@ mod tests {
         let trusted: Vec<IpNet> = trusted.split(' ').filter_map(|net| net.parse().ok()).collect();
         let origin = Origin::new(peer.parse().unwrap(), false, &trusted, &map);
         let host = HeaderValue::from_static("a.b");
-        origin.write(&mut map, peer.parse().unwrap(), "10.9.9.9:8080".parse().unwrap(), &host);
+        let address = SocketAddr::new(peer.parse().unwrap(), 40_000);
+        origin.write(&mut map, &Sender::new(address, "10.9.9.9:8080".parse().unwrap()), &host);
         (origin, map)
     }
 
@@ -246,9 +289,15 @@ mod tests {
 
     #[test]
     fn a_request_id_is_kept_if_it_is_fit_to_be_written_down() {
-        assert_eq!(request_id(&headers(&[("x-request-id", "a-1_b")])), Some("a-1_b"));
+        assert_eq!(
+            request_id(&headers(&[("x-request-id", "a-1_b")])),
+            Some(&HeaderValue::from_static("a-1_b"))
+        );
         assert_eq!(request_id(&headers(&[("x-request-id", "a\"b")])), None);
         assert_eq!(request_id(&headers(&[("x-request-id", &"a".repeat(129))])), None);
+        let made = new_request_id([0x0123_4567_89ab_cdef, 0xf]);
+        assert_eq!(made, "0123456789abcdef000000000000000f");
+        assert_eq!(request_id(&headers(&[("x-request-id", made.to_str().unwrap())])), Some(&made));
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpSocket;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{interval, timeout};
 
 use super::Shared;
@@ -147,14 +147,13 @@ fn work(
 ) {
     // If nobody waits for it, nobody needs to know.
     let tell = |result| drop(ready.send(result));
-    let runtime = match Builder::new_current_thread().enable_all().build() {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return tell(Err(error)),
     };
     let patience = shared.tuning.drain;
     let worker = Rc::new(Worker::new(shared));
-    let local = LocalSet::new();
-    let served = local.run_until(async {
+    let served = async {
         let (alive, mut gone) = mpsc::channel(1);
         for (socket, tls) in sockets.into_iter().flatten() {
             let listener = match socket.listen(BACKLOG) {
@@ -177,10 +176,10 @@ fn work(
             () = drained => {}
             _ = aborted.changed() => {}
         }
-    });
+    };
     runtime.block_on(served);
     // What was still under way is written down as it is dropped.
-    drop(local);
+    drop(runtime);
     worker.flush();
 }
 

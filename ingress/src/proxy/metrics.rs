@@ -1,6 +1,6 @@
 //! Counters, and how Prometheus reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +15,27 @@ const BUCKETS_US: [u64; 12] =
 /// What a worker counts for itself, and hands over now and then.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    requests: BTreeMap<(Option<Arc<str>>, u16), u64>,
+    /// By the address of the object's name, which the entry holds: no request compares names.
+    requests: HashMap<(usize, u16), Counted>,
+    sums: Sums,
+}
+
+/// The object's name, and how many requests.
+type Counted = (Option<Arc<str>>, u64);
+
+/// All but the requests.
+#[derive(Debug, Default)]
+struct Sums {
     faults: [u64; 3],
     buckets: [u64; BUCKETS_US.len() + 1],
     duration_us: u64,
+}
+
+/// What all workers counted.
+#[derive(Debug, Default)]
+struct Totals {
+    requests: BTreeMap<(Option<Arc<str>>, u16), u64>,
+    sums: Sums,
 }
 
 impl Counts {
@@ -29,20 +46,22 @@ impl Counts {
         fault: Option<Fault>,
         took: Duration,
     ) {
-        *self.requests.entry((object.cloned(), status)).or_default() += 1;
+        let address = object.map_or(0, |object| Arc::as_ptr(object).cast::<u8>().addr());
+        self.requests.entry((address, status)).or_insert_with(|| (object.cloned(), 0)).1 += 1;
+        let sums = &mut self.sums;
         if let Some(fault) = fault {
-            self.faults[fault as usize] += 1;
+            sums.faults[fault as usize] += 1;
         }
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[BUCKETS_US.iter().take_while(|end| took > **end).count()] += 1;
-        self.duration_us = self.duration_us.saturating_add(took);
+        sums.buckets[BUCKETS_US.iter().take_while(|end| took > **end).count()] += 1;
+        sums.duration_us = sums.duration_us.saturating_add(took);
     }
 }
 
 /// All workers' counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    counts: Mutex<Counts>,
+    counts: Mutex<Totals>,
     connections: AtomicU64,
     open: AtomicU64,
     handshakes_failed: AtomicU64,
@@ -55,11 +74,11 @@ pub struct Metrics {
 
 impl Metrics {
     pub(super) fn take_over(&self, counts: &mut Counts) {
-        let counts = std::mem::take(counts);
         let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, count) in counts.requests {
-            *all.requests.entry(key).or_default() += count;
+        for ((_, status), (object, count)) in counts.requests.drain() {
+            *all.requests.entry((object, status)).or_default() += count;
         }
+        let (all, counts) = (&mut all.sums, std::mem::take(&mut counts.sums));
         all.faults.iter_mut().zip(counts.faults).for_each(|(all, more)| *all += more);
         all.buckets.iter_mut().zip(counts.buckets).for_each(|(all, more)| *all += more);
         all.duration_us = all.duration_us.saturating_add(counts.duration_us);
@@ -121,19 +140,19 @@ impl Metrics {
             ));
         }
         write("# HELP weir_ingress_faults_total Requests that did not get their upstream's answer whole, by whose fault it was.\n# TYPE weir_ingress_faults_total counter\n".into());
-        for (fault, count) in ["client", "config", "upstream"].iter().zip(all.faults) {
+        for (fault, count) in ["client", "config", "upstream"].iter().zip(all.sums.faults) {
             write(format!("weir_ingress_faults_total{{fault=\"{fault}\"}} {count}\n"));
         }
         write("# HELP weir_ingress_request_seconds From a request's head to the last byte of its answer.\n# TYPE weir_ingress_request_seconds histogram\n".into());
         let mut sum = 0;
-        for (index, count) in all.buckets.iter().enumerate() {
+        for (index, count) in all.sums.buckets.iter().enumerate() {
             sum += count;
             let end = BUCKETS_US.get(index).map_or("+Inf".into(), |end| (*end as f64 / 1e6).to_string());
             write(format!("weir_ingress_request_seconds_bucket{{le=\"{end}\"}} {sum}\n"));
         }
         write(format!(
             "weir_ingress_request_seconds_sum {}\nweir_ingress_request_seconds_count {sum}\n",
-            all.duration_us as f64 / 1e6
+            all.sums.duration_us as f64 / 1e6
         ));
         for (name, kind, help, value) in [
             ("connections_total", "counter", "Connections of clients", &self.connections),

@@ -7,12 +7,14 @@ mod answer;
 mod ask;
 mod balance;
 mod body;
+mod coalesce;
 mod connect;
 mod external;
 mod filter;
 mod forward;
 mod guard;
 mod headers;
+mod life;
 mod limit;
 mod listen;
 mod live;
@@ -26,6 +28,7 @@ mod record;
 mod request;
 mod secure;
 mod serve;
+mod taking;
 mod upgrade;
 mod worker;
 
@@ -54,6 +57,8 @@ use crate::tls::{self, Certificates};
 pub struct Tuning {
     /// The longest wait for a request's head, the idle time between two requests included.
     pub head: Duration,
+    /// The longest wait for a client to take a part of its response.
+    pub take: Duration,
     /// The longest wait for a TLS handshake.
     pub handshake: Duration,
     /// How long requests in flight may take once the proxy is told to end.
@@ -74,6 +79,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             head: Duration::from_secs(60),
+            take: Duration::from_secs(60),
             handshake: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             trusted: Vec::new(),

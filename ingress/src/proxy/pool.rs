@@ -15,8 +15,8 @@ use hyper::{Request, Response};
 use super::body::Upload;
 use crate::compile::Protocol;
 
-/// So many idle connections to one endpoint are kept.
-const MOST: usize = 64;
+/// So many idle connections to one endpoint are kept; fewer than requests come at a time, and connections would come and go.
+const MOST: usize = 320;
 /// So long. Servers close theirs after 60 s, many after 75 s.
 const IDLE: Duration = Duration::from_secs(50);
 

@@ -1,17 +1,20 @@
 //! What is remembered of one request: a line of the access log, and what the metrics count.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode, Uri, Version};
-use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::balance::InFlight;
 use super::body::Progress;
 use super::limit::Held;
+use super::serve::Client;
 use super::worker::Worker;
 
 /// Whose fault it was that a request did not get its upstream's answer whole.
@@ -28,6 +31,7 @@ pub(super) enum Fault {
 /// One request, from its head to the last byte of its answer. Dropping it writes it down.
 pub(super) struct Exchange {
     pub(super) worker: Rc<Worker>,
+    pub(super) connection: Rc<Client>,
     pub(super) started: Instant,
     pub(super) client: IpAddr,
     pub(super) method: Method,
@@ -35,7 +39,7 @@ pub(super) struct Exchange {
     pub(super) host: String,
     pub(super) version: Version,
     pub(super) tls: bool,
-    pub(super) id: String,
+    pub(super) id: HeaderValue,
     pub(super) object: Option<Arc<str>>,
     pub(super) cluster: Option<String>,
     pub(super) in_flight: Option<InFlight>,
@@ -49,6 +53,8 @@ pub(super) struct Exchange {
     pub(super) fault: Option<(Fault, String)>,
     pub(super) received: Rc<Progress>,
     pub(super) sent: u64,
+    /// Set where the client does not take its response.
+    pub(super) given_up: Rc<Cell<bool>>,
 }
 
 impl Exchange {
@@ -66,7 +72,7 @@ impl Exchange {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    time: String,
+    time: &'a str,
     client: IpAddr,
     method: &'a str,
     scheme: &'a str,
@@ -95,15 +101,17 @@ struct Line<'a> {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
+        let now = Instant::now();
+        self.connection.quiet.begins(now);
+        let took = now - self.started;
         if self.status == Self::UNANSWERED {
             self.blame(Fault::Client, "the client left before there was an answer");
         }
         let fault = self.fault.as_ref().map(|(fault, _)| *fault);
         self.worker.count(self.object.as_ref(), self.status, fault, took);
-        self.worker.log(|out| {
+        self.worker.log(|out, time| {
             let line = Line {
-                time: Timestamp::now().to_string(),
+                time,
                 client: self.client,
                 method: self.method.as_str(),
                 scheme: if self.tls { "https" } else { "http" },
@@ -118,7 +126,7 @@ impl Drop for Exchange {
                 received: self.received.bytes.get(),
                 sent: self.sent,
                 ms: milliseconds(took),
-                id: &self.id,
+                id: self.id.to_str().unwrap_or_default(),
                 object: self.object.as_deref(),
                 service: self.cluster.as_deref(),
                 upstream: self.upstream,

@@ -115,7 +115,8 @@ async fn hello(stream: &mut TcpStream) -> Result<(Accepted, Vec<u8>), Error> {
 
 /// Carries a connection as it comes to an endpoint that speaks TLS itself.
 pub(super) async fn pass(client: Client, mut stream: TcpStream, read: Vec<u8>, passthrough: Passthrough) {
-    let Client { worker, peer, .. } = &client;
+    let worker = &client.worker;
+    let peer = client.sender.address;
     let Passthrough { object, cluster, sources, limits } = &passthrough;
     let address = peer.ip().to_canonical();
     let has = |list: &[ipnet::IpNet]| list.iter().any(|net| net.contains(&address));

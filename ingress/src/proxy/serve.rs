@@ -1,10 +1,11 @@
 //! Connections of clients, and each request on them from its head to a route.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -16,21 +17,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::answer::{self, Download};
 use super::body::Progress;
-use super::connect::LocalExecutor;
+use super::coalesce::coalesce;
 use super::filter::{self, Subject};
 use super::forward::{self, Passed};
 use super::guard;
-use super::headers::{self, Origin};
+use super::headers::{self, Origin, Sender};
+use super::life::{self, Patience, Quiet};
 use super::pages::{self, Kept};
 use super::proxy_protocol::{self, Ends};
 use super::record::{Exchange, Fault};
 use super::request;
 use super::secure::{self, Greeted, Shown};
+use super::taking::{Streams, Takings};
 use super::upgrade::Upgrade;
 use super::worker::Worker;
 use crate::compile::Action;
@@ -42,14 +45,14 @@ const STREAMS: u32 = 128;
 pub(super) type Alive = mpsc::Sender<()>;
 
 /// One connection, as its requests see it.
-#[derive(Clone)]
 pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
-    pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
+    pub(super) sender: Sender,
     pub(super) tls: bool,
     /// What the client has shown where its host asks for certificates.
     pub(super) shown: Option<Rc<Shown>>,
+    pub(super) quiet: Quiet,
+    pub(super) takings: Rc<Takings>,
     alive: Alive,
 }
 
@@ -70,10 +73,11 @@ pub(super) async fn accept(
             Ok((local, stream, peer)) => {
                 let client = Client {
                     worker: Rc::clone(&worker),
-                    peer,
-                    local,
+                    sender: Sender::new(peer, local),
                     tls: tls.is_some(),
                     shown: None,
+                    quiet: Quiet::new(),
+                    takings: Rc::default(),
                     alive: alive.clone(),
                 };
                 spawn_local(connection(client, stream, tls.clone(), drain.clone()));
@@ -110,7 +114,7 @@ async fn connection(
     drain: watch::Receiver<bool>,
 ) {
     let _open = Open::new(&client.worker);
-    let peer = client.peer;
+    let peer = client.sender.address;
     if let Err(error) = stream.set_nodelay(true) {
         return debug!(%peer, %error, "connection lost");
     }
@@ -119,7 +123,7 @@ async fn connection(
     if tuning.announcing.iter().any(|net| net.contains(&address)) {
         match timeout(tuning.handshake, proxy_protocol::read(&mut stream)).await {
             Ok(Ok(None)) => {}
-            Ok(Ok(Some(Ends { client: peer, local }))) => (client.peer, client.local) = (peer, local),
+            Ok(Ok(Some(Ends { client: peer, local }))) => client.sender = Sender::new(peer, local),
             Ok(Err(error)) => return debug!(%peer, %error, "connection closed"),
             Err(_) => return debug!(%peer, "no PROXY header in time"),
         }
@@ -132,22 +136,26 @@ async fn connection(
             _ = ends.wait_for(|drain| *drain) => None,
         };
         return match begun {
-            Some(true) => http2(client, stream, drain).await,
-            Some(false) => http1(client, stream, drain).await,
+            Some(true) => Box::pin(http2(client.into(), stream, drain)).await,
+            Some(false) => Box::pin(http1(client.into(), stream, drain)).await,
             None => debug!(%peer, "connection ended before its first request"),
         };
     };
-    match timeout(client.worker.shared.tuning.handshake, secure::greet(&client, stream, &config)).await {
+    // In boxes of their own: a connection does not keep the room that its handshake or another protocol would need.
+    let greeted =
+        Box::pin(timeout(client.worker.shared.tuning.handshake, secure::greet(&client, stream, &config)))
+            .await;
+    match greeted {
         Ok(Ok(Greeted::Ours(stream, shown))) => {
             client.shown = shown;
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                http2(client, stream, drain).await
+                Box::pin(http2(client.into(), stream, drain)).await
             } else {
-                http1(client, stream, drain).await
+                Box::pin(http1(client.into(), stream, drain)).await
             }
         }
         Ok(Ok(Greeted::Elsewhere(stream, read, passthrough))) => {
-            secure::pass(client, stream, read, passthrough).await
+            Box::pin(secure::pass(client, stream, read, passthrough)).await
         }
         failed => {
             client.worker.shared.metrics.handshake_failed();
@@ -177,40 +185,37 @@ async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
     timeout(patience, begun).await.ok().flatten()
 }
 
-async fn http1<S>(client: Client, stream: S, mut drain: watch::Receiver<bool>)
+async fn http1<S>(client: Rc<Client>, stream: S, drain: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tuning = &client.worker.shared.tuning;
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(tuning.head)
+        .header_read_timeout(None)
         .max_header_size(tuning.head_bytes)
         .max_buf_size(tuning.head_bytes.max(64 << 10))
         .half_close(false);
-    let peer = client.peer;
-    let service = service_fn(|request| answer(client.clone(), request));
-    let mut connection =
-        std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = drain.wait_for(|drain| *drain) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    // Boxed where it is made: hyper moves it about, and it is large.
+    let service = service_fn(|request| Box::pin(answer(Rc::clone(&client), request)));
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    client.quiet.begins(Instant::now());
+    let end = |connection: Pin<&mut http1::UpgradeableConnection<_, _>>| connection.graceful_shutdown();
+    let nothing = |_: &mut Context<'_>| Poll::Ready(Ok(()));
+    let quiet = Some((&client.quiet, tuning.head));
+    let patience = Patience { quiet, takings: &client.takings, take: tuning.take, ends: true };
+    let ended = life::follow(connection, patience, drain, end, nothing).await;
     if let Err(error) = ended {
-        debug!(%peer, %error, "connection ended");
+        debug!(peer = %client.sender.address, %error, "connection ended");
     }
 }
 
-async fn http2<S>(client: Client, stream: S, mut drain: watch::Receiver<bool>)
+async fn http2<S>(client: Rc<Client>, stream: S, drain: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let tuning = &client.worker.shared.tuning;
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(Streams(Rc::clone(&client.takings)));
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
@@ -218,34 +223,35 @@ where
         .max_header_list_size(u32::try_from(tuning.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(tuning.head)
         .keep_alive_timeout(tuning.handshake);
-    let peer = client.peer;
-    let service = service_fn(|request| answer(client.clone(), request));
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = drain.wait_for(|drain| *drain) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    let service = service_fn(|request| Box::pin(answer(Rc::clone(&client), request)));
+    let (stream, turn) = coalesce(stream);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let end = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
+    let patience = Patience { quiet: None, takings: &client.takings, take: tuning.take, ends: false };
+    let ended = life::follow(connection, patience, drain, end, |cx| turn.over(cx)).await;
     if let Err(error) = ended {
-        debug!(%peer, %error, "connection ended");
+        debug!(peer = %client.sender.address, %error, "connection ended");
     }
 }
 
-async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
+async fn answer(
+    client: Rc<Client>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Download>, Infallible> {
+    client.quiet.ends();
     let worker = &client.worker;
     let upgrade = Upgrade::asked(&mut request, &client.alive);
     let (mut parts, body) = request.into_parts();
     let tuning = &worker.shared.tuning;
-    let origin = Origin::new(client.peer.ip(), client.tls, &tuning.trusted, &parts.headers);
+    let origin = Origin::new(client.sender.address.ip(), client.tls, &tuning.trusted, &parts.headers);
     let id = match headers::request_id(&parts.headers) {
-        Some(id) => id.to_owned(),
-        None => format!("{:016x}{:016x}", worker.chance(), worker.chance()),
+        Some(id) => id.clone(),
+        None => headers::new_request_id([worker.chance(), worker.chance()]),
     };
     let mut exchange = Exchange {
         worker: Rc::clone(worker),
         started: Instant::now(),
+        connection: Rc::clone(&client),
         client: origin.client,
         method: parts.method.clone(),
         uri: parts.uri.clone(),
@@ -264,6 +270,7 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
         fault: None,
         received: Progress::new(),
         sent: 0,
+        given_up: client.takings.stream(),
     };
     let host = match request::check(&parts) {
         Ok(host) => host,
@@ -279,7 +286,7 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
         let reason = "its path leads above the root, or has an escape that is none";
         return Ok(answer::fault(exchange, StatusCode::BAD_REQUEST, Fault::Client, reason));
     };
-    let snapshot = worker.shared.snapshot.load_full();
+    let snapshot = worker.snapshot();
     let asked = Asked {
         host: &host,
         path: &path,
@@ -304,7 +311,7 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
         headers: &parts.headers,
         origin: &origin,
         https_port: tuning.https_port,
-        id: &exchange.id,
+        id: exchange.id.to_str().unwrap_or_default(),
     };
     let mut effects = match filter::run(&route.filters, &subject) {
         Ok(effects) => effects,
@@ -324,7 +331,16 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
         Action::Refuse { status, why } => answer::fault(exchange, *status, Fault::Config, why.clone()),
         Action::Forward(shares) => {
             let kept = route.pages.as_deref().map(|pages| {
-                (pages, Kept::new(pages, &parts.method, &parts.uri, &parts.headers, &exchange.id))
+                (
+                    pages,
+                    Kept::new(
+                        pages,
+                        &parts.method,
+                        &parts.uri,
+                        &parts.headers,
+                        exchange.id.to_str().unwrap_or_default(),
+                    ),
+                )
             });
             if let Some(guard) = &route.guard {
                 // Boxed, as the rest that few routes have: no other request carries the room for it.
@@ -360,8 +376,7 @@ async fn answer(client: Client, mut request: Request<Incoming>) -> Result<Respon
             }
             drop(path);
             secure::write(&client, &snapshot, &mut parts.headers);
-            let passed =
-                Passed { parts, body, upgrade, origin, peer: client.peer, local: client.local, effects };
+            let passed = Passed { parts, body, upgrade, origin, client: Rc::clone(&client), effects };
             let response = forward::forward(exchange, &snapshot, &route, shares, passed).await;
             match kept {
                 Some((pages, kept)) => {
