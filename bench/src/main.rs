@@ -1,4 +1,5 @@
-//! `weir-bench`: what the ways to wire pods cost, side by side in interleaved rounds of one run; and what policies cost.
+//! `weir-bench`: what the ways to wire pods cost, side by side in interleaved rounds of one run; what policies cost; and
+//! what a request costs that comes through the ingress.
 //!
 //! Everything lives in anonymous network namespaces and in a private mount namespace whose files are in memory, and every
 //! child dies with this process: however it ends, nothing is left on the machine. Absolute figures are this machine's
@@ -11,6 +12,7 @@ mod chart;
 mod clock;
 mod cni;
 mod datapath;
+mod ingress;
 mod layout;
 mod load;
 mod place;
@@ -29,7 +31,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "weir-bench", about = "What the ways to wire pods cost, and what policies do")]
+#[command(
+    name = "weir-bench",
+    about = "What the ways to wire pods cost, what policies do, and what a request through the ingress does"
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +46,11 @@ enum Command {
     Datapath(datapath::Args),
     /// Compiling and programming worlds of many pods and policies: time, writes, memory
     Policy(policy::Args),
+    /// weir-ingress, nginx, HAProxy and a bare hyper proxy: CPU per request, latency, memory; and changes under load
+    Ingress(ingress::Args),
+    /// What `ingress` runs beside the proxies
+    #[command(hide = true)]
+    IngressPart(ingress::Part),
     /// One world of `policy`, which starts these
     #[command(hide = true)]
     PolicyWorker(policy::worker::Args),
@@ -61,6 +71,8 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Datapath(args) => datapath::run(&args),
         Command::Policy(args) => policy::run(&args),
+        Command::Ingress(args) => ingress::run(&args),
+        Command::IngressPart(part) => ingress::part(&part),
         Command::PolicyWorker(args) => policy::worker::run(&args),
         Command::Worker => worker::run(),
         Command::Become { group, command } => place::become_program(group.as_deref(), &command),

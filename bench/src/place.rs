@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use netlink::Netns;
@@ -65,10 +66,34 @@ pub(crate) fn become_program(group: Option<&Path>, command: &[OsString]) -> Resu
 
 /// Both ends of a measurement share one core: across two, a request costs a wake-up that hides every path.
 pub(crate) fn pin_to_last_cpu() -> Result<()> {
+    pin(Cpu::Last)
+}
+
+/// One of the CPUs that we may use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cpu {
+    First,
+    Last,
+}
+
+/// Pins this thread, and what it starts from now on.
+pub(crate) fn pin(cpu: Cpu) -> Result<()> {
+    // Asked once: afterwards there is only the one that we are pinned to.
+    static ALLOWED: OnceLock<CpuSet> = OnceLock::new();
     let ours = Pid::from_raw(0);
-    let allowed = sched_getaffinity(ours).context("ask which CPUs we may use")?;
-    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true));
+    let allowed = match ALLOWED.get() {
+        Some(allowed) => *allowed,
+        None => {
+            let allowed = sched_getaffinity(ours).context("ask which CPUs we may use")?;
+            *ALLOWED.get_or_init(|| allowed)
+        }
+    };
+    let mut usable = (0..CpuSet::count()).filter(|number| allowed.is_set(*number) == Ok(true));
+    let chosen = match cpu {
+        Cpu::First => usable.next(),
+        Cpu::Last => usable.next_back(),
+    };
     let mut only = CpuSet::new();
-    only.set(last.context("we may use no CPU")?).context("choose a CPU")?;
+    only.set(chosen.context("we may use no CPU")?).context("choose a CPU")?;
     sched_setaffinity(ours, &only).context("pin ourselves to a CPU")
 }

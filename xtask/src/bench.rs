@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::Subcommand;
 
 use crate::binaries::{self, Profile};
-use crate::{cluster, debian, process, setup, workspace};
+use crate::{cluster, debian, peers, process, setup, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -32,21 +32,51 @@ enum Bench {
     /// On a real Kubernetes (docs/cluster.md): what an agent pays among a thousand nodes, how fast pods start
     #[command(subcommand)]
     Cluster(cluster::bench::Bench),
+    /// CPU per request, latency and memory of weir-ingress beside nginx, HAProxy and a bare hyper proxy; and changes under load
+    Ingress {
+        /// Given to the benchmark as they are: `--rounds 3 --only http1-1k`, see `--help` there
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 pub(crate) fn command(args: Args) -> Result<()> {
-    let (name, options) = match args.bench {
-        Bench::Datapath { options } => ("datapath", options),
-        Bench::Policy { options } => ("policy", options),
-        Bench::Cluster(bench) => return cluster::bench::command(&bench),
-    };
     let tools = setup::tools()?;
-    process::run(tools.cargo().args(["build", "--locked", "--release", "--package", "bench"]))?;
-    let mut bench = as_root(&workspace::target().join("release/weir-bench"))?;
-    bench.arg(name).arg("--binaries").arg(binaries::build(&tools, Profile::Release)?);
-    if name == "datapath" {
-        bench.arg("--plugins").arg(reference_plugins()?);
+    match args.bench {
+        Bench::Cluster(bench) => cluster::bench::command(&bench),
+        Bench::Datapath { options } => {
+            let plugins = reference_plugins()?;
+            let binaries = binaries::build(&tools, Profile::Release)?;
+            let mut bench = build(&tools)?;
+            bench.arg("datapath").arg("--binaries").arg(&binaries).arg("--plugins").arg(&plugins);
+            measure(bench, &options)
+        }
+        Bench::Policy { options } => {
+            let binaries = binaries::build(&tools, Profile::Release)?;
+            let mut bench = build(&tools)?;
+            bench.arg("policy").arg("--binaries").arg(&binaries);
+            measure(bench, &options)
+        }
+        Bench::Ingress { options } => {
+            let (nginx, haproxy) = (peers::server("nginx")?, peers::server("haproxy")?);
+            // By itself, as it is shipped: in one go with other packages its dependencies would have their features, too.
+            let packages = ["--profile", "proxy", "--package", "ingress", "--bin", "weir-ingress"];
+            process::run(tools.cargo().args(["build", "--locked"]).args(packages))?;
+            let mut bench = build(&tools)?;
+            bench.arg("ingress").arg("--weir").arg(workspace::target().join("proxy/weir-ingress"));
+            bench.arg("--nginx").arg(nginx).arg("--haproxy").arg(haproxy);
+            measure(bench, &options)
+        }
     }
+}
+
+/// The benchmark itself.
+fn build(tools: &setup::Tools) -> Result<Command> {
+    process::run(tools.cargo().args(["build", "--locked", "--release", "--package", "bench"]))?;
+    as_root(&workspace::target().join("release/weir-bench"))
+}
+
+fn measure(mut bench: Command, options: &[String]) -> Result<()> {
     process::run(bench.arg("--out").arg(workspace::target().join("bench")).args(options))
 }
 

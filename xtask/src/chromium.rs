@@ -69,7 +69,7 @@ fn write_start(root: &Path, start: &Path) -> Result<()> {
 }
 
 /// The folders below `folder` that hold shared libraries; packages hide some in folders of their own.
-fn library_folders(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+pub(crate) fn library_folders(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     let mut has_libraries = false;
     for entry in entries {

@@ -16,6 +16,7 @@ mod fuzz;
 mod image;
 mod lint;
 mod manifests;
+mod peers;
 mod process;
 mod prove;
 mod setup;
