@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use dataplane::PinsLock;
+use kubernetes::{Access, Api, EventWriter, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -67,7 +68,7 @@ use crate::records::Records;
 use crate::routes::Routes;
 use crate::run::Agent;
 use crate::socket::Socket;
-use crate::source::{Access, Directory, EventWriter};
+use crate::source::Directory;
 
 fn main() -> ExitCode {
     dataplane::one_heap();
@@ -167,7 +168,9 @@ async fn serve(config: Config) -> Result<()> {
     if let Some(access) = &access {
         let (sender, notices) = mpsc::channel(64);
         agent.notices = Notices::to(sender);
-        spawn_local(EventWriter::new(access, &config.node).run(notices));
+        let reporter =
+            Reporter { controller: "weir.dev/agent", instance: config.node.clone(), action: "Enforce" };
+        spawn_local(EventWriter::new(Api::new(access.clone()), reporter).run(notices));
     }
 
     let (events, queue) = mpsc::channel(256);

@@ -1,28 +1,10 @@
-//! What a person has to know, as something to be told about an object: which complaint is news to whom. Pure.
+//! Which complaint is news to whom. Pure.
 //!
 //! The log and `weir status` have all of it; where the source is an API server, it becomes Events there
-//! (`source/kubernetes/events.rs`).
+//! (`kubernetes/src/events.rs`).
 
+use kubernetes::{About, Notice};
 use tokio::sync::mpsc;
-
-/// Told about one object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Notice {
-    pub(crate) about: About,
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-    /// A person must act; else it is for the record.
-    pub(crate) is_warning: bool,
-}
-
-/// An object by its name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct About {
-    pub(crate) kind: &'static str,
-    /// Empty for a Node.
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-}
 
 /// Whom notices go to, if anybody.
 #[derive(Clone, Default)]
@@ -41,26 +23,13 @@ impl Notices {
     }
 }
 
-impl About {
-    pub(crate) fn node(name: &str) -> Self {
-        Self { kind: "Node", namespace: String::new(), name: name.to_owned() }
-    }
-
-    /// The object that a complaint begins with: `NetworkPolicy shop/web: …`.
-    fn of(complaint: &str) -> Option<Self> {
-        let (object, _) = complaint.split_once(": ")?;
-        let (kind, name) = object.split_once(' ')?;
-        let kind =
-            ["NetworkPolicy", "Pod", "Service", "EndpointSlice"].into_iter().find(|known| *known == kind)?;
-        let (namespace, name) = name.split_once('/')?;
-        Some(Self { kind, namespace: namespace.to_owned(), name: name.to_owned() })
-    }
-}
+/// The kinds about which `policy` has something to say.
+const KINDS: &[&str] = &["NetworkPolicy", "Pod", "Service", "EndpointSlice"];
 
 /// Who is to hear of a new complaint of this part, if anybody is.
 pub(crate) fn of_complaint(part: &str, complaint: &str, node: &str) -> Option<Notice> {
     let (about, reason) = match part {
-        "policy" => (About::of(complaint)?, "NotHonoured"),
+        "policy" => (About::of(complaint, KINDS)?, "NotHonoured"),
         "node" => (About::node(node), "NodeNotConfigured"),
         "addresses" => (About::node(node), "PodAddresses"),
         "unmanaged" => (About::node(node), "PodsNotManaged"),

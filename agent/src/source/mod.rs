@@ -8,8 +8,8 @@ mod key;
 mod kubernetes;
 mod watch;
 
+pub(crate) use self::kubernetes::follow as follow_api_server;
 pub(crate) use directory::Directory;
-pub(crate) use kubernetes::{Access, EventWriter, follow as follow_api_server};
 pub(crate) use watch::follow;
 
 use std::time::Instant;

@@ -2,27 +2,18 @@
 //!
 //! On a thread of its own: reading and parsing a large folder keeps nobody waiting.
 
-use std::collections::HashMap;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use kubernetes::Watches;
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
 
 use super::{Directory, Update};
 use crate::event::Event;
 
-/// Writers of many files are waited for so long. Short: a sandbox waits for what it wrote to be in force.
-const SETTLE: Duration = Duration::from_millis(4);
 /// A folder that is gone cannot be watched for its return: it is looked for so often.
-const RETURN_MS: u16 = 1000;
+const RETURN: Duration = Duration::from_secs(1);
 
 /// Sends what `directory` holds, then again after each change. The receiver gets the error that ends it; the first read
 /// must succeed.
@@ -39,7 +30,8 @@ pub(crate) fn follow(directory: Directory, events: mpsc::Sender<Event>) -> onesh
 
 /// Ends well when nobody listens any more.
 fn watch(mut directory: Directory, events: &mpsc::Sender<Event>) -> Result<()> {
-    let mut watches = Watches::new()?;
+    let mut watches = Watches::new()
+        .context("watch the source folder: no inotify instance to be had (fs.inotify.max_user_instances)")?;
     let first = directory.read(&mut |folder| watches.add(folder), &mut |changes| {
         // If nobody listens, the last word will not be heard either.
         drop(events.blocking_send(Event::Source(Update { changes, ..Update::default() })));
@@ -49,9 +41,7 @@ fn watch(mut directory: Directory, events: &mpsc::Sender<Event>) -> Result<()> {
     }
     let mut lost = false;
     loop {
-        watches.wait(lost)?;
-        thread::sleep(SETTLE);
-        watches.drain()?;
+        watches.wait(lost.then_some(RETURN)).context("wait for changes in the source folder")?;
         let read = directory.read(&mut |folder| watches.add(folder), &mut |_| {});
         lost = read.is_err();
         if tell(read, events).is_none() {
@@ -69,86 +59,6 @@ fn tell(read: Result<Update>, events: &mpsc::Sender<Event>) -> Option<()> {
     match update {
         Some(update) => events.blocking_send(Event::Source(update)).ok(),
         None => Some(()),
-    }
-}
-
-struct Watches {
-    inotify: Inotify,
-    folders: HashMap<WatchDescriptor, PathBuf>,
-}
-
-impl Watches {
-    fn new() -> Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context(
-            "watch the source folder: no inotify instance to be had (fs.inotify.max_user_instances)",
-        )?;
-        Ok(Self { inotify, folders: HashMap::new() })
-    }
-
-    /// Watching a folder twice is one watch.
-    fn add(&mut self, folder: &Path) {
-        let flags = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_ATTRIB
-            | AddWatchFlags::IN_ONLYDIR;
-        match self.inotify.add_watch(folder, flags) {
-            Ok(watch) => {
-                self.folders.insert(watch, folder.to_owned());
-            }
-            Err(error) => {
-                warn!(folder = %folder.display(), %error, "changes in this folder will not be seen")
-            }
-        }
-    }
-
-    /// Waits for something that is worth another read. With the folder lost, time is.
-    fn wait(&mut self, lost: bool) -> Result<()> {
-        let patience = if lost { PollTimeout::from(RETURN_MS) } else { PollTimeout::NONE };
-        loop {
-            let mut descriptors = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut descriptors, patience) {
-                Ok(0) => return Ok(()),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error).context("wait for changes in the source folder"),
-            }
-            if self.drain()? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Takes what is queued. Whether any of it is worth another read.
-    fn drain(&mut self) -> Result<bool> {
-        let mut worth = false;
-        loop {
-            match self.inotify.read_events() {
-                Ok(events) => {
-                    worth |= events.iter().any(|event| self.matters(event));
-                    for event in events.iter().filter(|event| event.mask.contains(AddWatchFlags::IN_IGNORED))
-                    {
-                        self.folders.remove(&event.wd);
-                    }
-                }
-                Err(Errno::EAGAIN) => return Ok(worth),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error).context("read changes in the source folder"),
-            }
-        }
-    }
-
-    /// A plain file that is only just created is still being written: half of a YAML file may be valid YAML. Its
-    /// `CLOSE_WRITE` will come. Folders and links are whole when they appear.
-    fn matters(&self, event: &InotifyEvent) -> bool {
-        if event.mask != AddWatchFlags::IN_CREATE {
-            return !event.mask.contains(AddWatchFlags::IN_IGNORED);
-        }
-        let (Some(folder), Some(name)) = (self.folders.get(&event.wd), &event.name) else { return true };
-        folder.join(name).symlink_metadata().is_ok_and(|file| !file.is_file() || file.nlink() > 1)
     }
 }
 

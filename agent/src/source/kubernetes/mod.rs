@@ -5,13 +5,7 @@
 //! later is told only once the watches of both have passed its creation ([`newcomers`]): whoever waits for the pod
 //! waits for them too.
 
-mod access;
-mod api;
-mod events;
-#[cfg(test)]
-mod fake;
 mod feed;
-mod mirror;
 mod newcomers;
 #[cfg(test)]
 mod tests;
@@ -20,20 +14,15 @@ mod trim;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
+use ::kubernetes::{Access, Api, Feed, Mirror};
 use policy::Kind;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
-pub(crate) use access::Access;
-pub(crate) use events::EventWriter;
-
 use super::{Arrival, Change, Update};
 use crate::event::Event;
-use api::Api;
-use feed::Feed;
-use mirror::Mirror;
+use feed::{Loop, resource};
 use newcomers::Newcomers;
 
 /// What the tasks of this source share.
@@ -43,7 +32,7 @@ struct Shared {
     events: mpsc::Sender<Event>,
     /// The kinds of which the first list has been told.
     listed: watch::Sender<BTreeSet<Kind>>,
-    mirrors: RefCell<BTreeMap<Kind, Mirror>>,
+    mirrors: BTreeMap<Kind, Rc<RefCell<Mirror>>>,
     /// A mirror has changed.
     moved: Notify,
     newcomers: Newcomers,
@@ -74,12 +63,22 @@ pub(crate) fn follow(
         node,
         events,
         listed: watch::Sender::default(),
-        mirrors: RefCell::default(),
+        mirrors: Kind::ALL.into_iter().map(|kind| (kind, Rc::default())).collect(),
         moved: Notify::new(),
         newcomers: Newcomers::default(),
     });
     for kind in Kind::ALL {
-        spawn_local(Feed::new(kind, Rc::clone(&shared)).run());
+        let mirror = Rc::clone(&shared.mirrors[&kind]);
+        let feed = Feed::new(shared.api.clone(), resource(kind), mirror, Loop::new(kind, Rc::clone(&shared)));
+        let mut listed = shared.listed.subscribe();
+        spawn_local(async move {
+            // Whatever was there when a listed pod was created is in a list that comes later.
+            if !matches!(kind, Kind::NetworkPolicy | Kind::Namespace)
+                || listed.wait_for(|listed| listed.contains(&Kind::Pod)).await.is_ok()
+            {
+                feed.run().await;
+            }
+        });
     }
     let (never, end) = oneshot::channel();
     spawn_local(async move {
@@ -87,35 +86,4 @@ pub(crate) fn follow(
         drop(never);
     });
     end
-}
-
-/// How long to wait before the next attempt: twice as long each time, up to the longest, and never quite as long, so that
-/// the agents of a cluster do not come back all at once.
-struct Patience {
-    next: Duration,
-}
-
-impl Patience {
-    const SHORTEST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(30);
-
-    fn new() -> Self {
-        Self { next: Self::SHORTEST }
-    }
-
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.next.mul_f64(0.5 + 0.5 * chance())).await;
-        self.next = (2 * self.next).min(Self::LONGEST);
-    }
-
-    fn restore(&mut self) {
-        *self = Self::new();
-    }
-}
-
-/// From 0 to 1, another each time: what the standard library seeds its hash maps with.
-fn chance() -> f64 {
-    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-    let random = RandomState::new().build_hasher().finish();
-    f64::from(u16::try_from(random % 1024).unwrap_or_default()) / 1024.0
 }

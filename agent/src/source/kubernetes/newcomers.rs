@@ -8,12 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kubernetes::{Listing, Name, Patience, Trouble};
 use policy::{Kind, Object, Warning};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::api::{Listing, Name, Trouble};
-use super::{Change, Patience, Shared};
+use super::feed::resource;
+use super::{Change, Shared};
 
 /// A watch that has not told by then what a list shows is asked about again: it may have told something newer.
 const OVERTAKEN: Duration = Duration::from_secs(1);
@@ -130,13 +131,13 @@ pub(super) async fn usher(shared: &Shared) {
 
 /// Whether the watches have told everything that the server has now. `false`: not in time; it is to be asked again.
 async fn all_told(shared: &Shared, namespaces: &BTreeSet<&str>) -> Result<bool, Trouble> {
-    let mut listings = vec![(Kind::Namespace, "", shared.api.names(Kind::Namespace, "").await?)];
+    let mut listings = vec![(Kind::Namespace, "", shared.api.names(resource(Kind::Namespace), "").await?)];
     for namespace in namespaces {
-        let listing = shared.api.names(Kind::NetworkPolicy, namespace).await?;
+        let listing = shared.api.names(resource(Kind::NetworkPolicy), namespace).await?;
         listings.push((Kind::NetworkPolicy, namespace, listing));
     }
     let passed = |(kind, namespace, listing): &(Kind, &str, Listing)| {
-        shared.mirrors.borrow().get(kind).is_some_and(|mirror| mirror.has_passed(listing, namespace))
+        shared.mirrors[kind].borrow().has_passed(listing, namespace)
     };
     let told = async {
         while !listings.iter().all(passed) {

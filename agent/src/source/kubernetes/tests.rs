@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use ::kubernetes::fake::FakeApi;
 use policy::{Kind, Object, ObjectKey, Warning};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::fake::FakeApi;
 use super::{Access, Change, follow};
 use crate::event::{Call, Event, Question};
 use crate::records::Records;
@@ -174,7 +174,7 @@ async fn changes_are_told_as_they_happen_and_once() {
         api.put(&elsewhere("web", "10.244.1.3"));
         api.put(&policy("quiet", "web"));
         told.until("the policy", |told| told.changes.len() == 3).await;
-        api.delete(Kind::Pod, Some("shop"), "web");
+        api.delete("Pod", "shop", "web");
         told.until("its end", |told| told.changes.contains(&"-web".to_owned())).await;
         assert_eq!(told.names(), ["shop", "node-0", "db", "quiet"]);
         assert_eq!(told.changes.len(), 4);
@@ -202,8 +202,8 @@ async fn a_lost_place_is_found_by_a_list_and_only_differences_are_told() {
         api.put(&elsewhere("web", "10.244.1.2"));
         told.until("web", |told| told.names().contains(&"web")).await;
         told.changes.clear();
-        api.mute(&Kind::ALL);
-        api.delete(Kind::Pod, Some("shop"), "db");
+        api.mute(&Kind::ALL.map(Kind::as_str));
+        api.delete("Pod", "shop", "db");
         api.put(&elsewhere("new", "10.244.1.4"));
         api.compact();
         api.cut();
@@ -219,11 +219,11 @@ async fn a_lost_place_is_found_by_a_list_and_only_differences_are_told() {
 async fn a_list_that_breaks_off_changes_nothing() {
     told(async |api, mut told| {
         api.set(|cluster| {
-            cluster.mute.extend(Kind::ALL);
+            cluster.mute.extend(Kind::ALL.map(Kind::as_str));
             cluster.page = Some(1);
             cluster.half_lists = true;
         });
-        api.delete(Kind::Pod, Some("shop"), "db");
+        api.delete("Pod", "shop", "db");
         for name in ["a", "b", "c"] {
             api.put(&elsewhere(name, "10.244.1.9"));
         }
@@ -264,7 +264,7 @@ async fn a_server_that_is_gone_changes_nothing_and_is_found_again() {
 #[tokio::test]
 async fn a_pod_of_this_node_waits_for_the_policies_that_are_older_than_it() {
     told(async |api, mut told| {
-        api.mute(&[Kind::NetworkPolicy]);
+        api.mute(&["NetworkPolicy"]);
         api.put(&policy("quiet", "web"));
         // Scheduled later, as pods are.
         api.put(&pod("web", "10.244.0.1").replace("nodeName: node-0, ", ""));
@@ -273,12 +273,12 @@ async fn a_pod_of_this_node_waits_for_the_policies_that_are_older_than_it() {
         told.until("a pod of another node", |told| told.changes == ["+other"]).await;
         told.listen(1500).await;
         assert_eq!(told.changes, ["+other"], "the policy is still on its way");
-        api.unmute(Kind::NetworkPolicy);
+        api.unmute("NetworkPolicy");
         told.until("the pod", |told| told.names().contains(&"web")).await;
         assert_eq!(told.changes, ["+other", "+quiet", "+web"]);
 
         // Known once, it waits no more.
-        api.mute(&[Kind::NetworkPolicy]);
+        api.mute(&["NetworkPolicy"]);
         api.put(&policy("louder", "web"));
         api.put(&pod("web", "10.244.0.7"));
         told.until("its new address", |told| told.changes.len() == 4).await;
@@ -292,16 +292,16 @@ async fn a_pod_of_this_node_waits_for_a_policy_that_is_gone_and_for_its_namespac
     told(async |api, mut told| {
         api.put(&policy("quiet", "web"));
         told.until("the policy", |told| told.changes == ["+quiet"]).await;
-        api.mute(&[Kind::NetworkPolicy, Kind::Namespace]);
-        api.delete(Kind::NetworkPolicy, Some("shop"), "quiet");
+        api.mute(&["NetworkPolicy", "Namespace"]);
+        api.delete("NetworkPolicy", "shop", "quiet");
         api.put("apiVersion: v1\nkind: Namespace\nmetadata: { name: shop, labels: { open: 'yes' } }\n");
         api.put(&pod("web", "10.244.0.1"));
         told.listen(300).await;
-        api.unmute(Kind::NetworkPolicy);
+        api.unmute("NetworkPolicy");
         told.until("the policy's end", |told| told.changes == ["+quiet", "-quiet"]).await;
         told.listen(300).await;
         assert!(!told.names().contains(&"web"));
-        Kind::ALL.into_iter().for_each(|kind| api.unmute(kind));
+        Kind::ALL.into_iter().for_each(|kind| api.unmute(kind.as_str()));
         told.until("the pod", |told| told.names().contains(&"web")).await;
         assert_eq!(told.changes, ["+quiet", "-quiet", "+shop", "+web"]);
     })
@@ -311,13 +311,13 @@ async fn a_pod_of_this_node_waits_for_a_policy_that_is_gone_and_for_its_namespac
 #[tokio::test]
 async fn a_pod_that_leaves_while_it_waits_is_never_told() {
     told(async |api, mut told| {
-        api.mute(&[Kind::NetworkPolicy]);
+        api.mute(&["NetworkPolicy"]);
         api.put(&policy("quiet", "web"));
         api.put(&pod("web", "10.244.0.1"));
         told.listen(200).await;
-        api.delete(Kind::Pod, Some("shop"), "web");
+        api.delete("Pod", "shop", "web");
         told.until("its end", |told| told.changes == ["-web"]).await;
-        Kind::ALL.into_iter().for_each(|kind| api.unmute(kind));
+        Kind::ALL.into_iter().for_each(|kind| api.unmute(kind.as_str()));
         told.listen(300).await;
         assert_eq!(told.changes, ["-web", "+quiet"]);
     })
@@ -352,7 +352,7 @@ async fn an_object_that_cannot_be_read_stays_as_it_was_and_holds_nothing_up() {
         let quiet = policy("quiet", "web");
         api.put(&quiet);
         told.until("the policy", |told| told.changes == ["+quiet"]).await;
-        api.corrupt(Kind::NetworkPolicy, "quiet", |value| value["metadata"]["labels"] = "none".into());
+        api.corrupt("NetworkPolicy", "quiet", |value| value["metadata"]["labels"] = "none".into());
         told.until("the trouble", |told| !told.complaints().is_empty()).await;
         assert!(
             told.complaints()[0].starts_with("NetworkPolicy shop/quiet: metadata.labels: "),
@@ -367,11 +367,16 @@ async fn an_object_that_cannot_be_read_stays_as_it_was_and_holds_nothing_up() {
     .await;
 }
 
+/// As `weir-agent` prints it.
+fn told_whole(error: ::kubernetes::Error) -> String {
+    format!("{:#}", anyhow::Error::from(error))
+}
+
 #[tokio::test]
 async fn a_kubeconfig_leads_to_the_server_and_a_bad_one_is_named() {
     let folder = Folder::new();
     let file = folder.path().join("agent.kubeconfig");
-    let error = |refused: anyhow::Result<Access>| format!("{:#}", refused.err().unwrap());
+    let error = |refused: Result<Access, ::kubernetes::Error>| told_whole(refused.err().unwrap());
     let named = format!("--kubeconfig {}: ", file.display());
     assert!(error(Access::by_kubeconfig(&file).await).starts_with(&named));
     std::fs::write(&file, "clusters: nonsense").unwrap();
@@ -401,7 +406,7 @@ async fn a_kubeconfig_leads_to_the_server_and_a_bad_one_is_named() {
 fn what_is_no_address_of_an_api_server_is_said() {
     let error = |url: &str| {
         let refused = Access::by_url(url, Path::new("/nowhere/token"), Path::new("/nowhere/ca.crt"));
-        format!("{:#}", refused.err().unwrap())
+        told_whole(refused.err().unwrap())
     };
     assert!(
         error("192.0.2.10:6443").starts_with("--api-server 192.0.2.10:6443: expected for example https://")
@@ -412,7 +417,7 @@ fn what_is_no_address_of_an_api_server_is_said() {
     std::fs::write(&file, "nothing").unwrap();
     let refused = Access::by_url("https://192.0.2.10:6443", &file, &file).err().unwrap();
     assert_eq!(
-        format!("{refused:#}"),
+        told_whole(refused),
         format!("--ca-file {}: no root trust anchors were provided", file.display())
     );
 }
@@ -441,7 +446,7 @@ async fn an_endpoint_is_taken_in_with_its_policies_and_no_silence_of_the_server_
             sleep(Duration::from_millis(20)).await;
         }
 
-        api.mute(&[Kind::NetworkPolicy]);
+        api.mute(&["NetworkPolicy"]);
         api.put(&policy("quiet", "web"));
         api.put(&pod("web", "10.244.0.1"));
         let (reply, mut answer) = oneshot::channel();
@@ -460,7 +465,7 @@ async fn an_endpoint_is_taken_in_with_its_policies_and_no_silence_of_the_server_
         events.send(Event::Call(Call::Attach(attach, reply))).await.unwrap();
         sleep(Duration::from_millis(500)).await;
         assert!(answer.try_recv().is_err(), "the pod's policy is still on its way");
-        api.unmute(Kind::NetworkPolicy);
+        api.unmute("NetworkPolicy");
         timeout(Duration::from_secs(5), answer).await.unwrap().unwrap().unwrap();
         let before = status().await;
         assert_eq!(before.rule_sets[0].policies, ["shop/quiet"]);

@@ -1,25 +1,23 @@
 //! Notices as Events of `events.k8s.io/v1`: one for each thing, however often it happens, and never many at once.
 //!
-//! An Event's name follows from what it says. So an agent that comes back goes on with the Event that is there, and what all
-//! agents have to say about one policy is one Event. What cannot be written is in the log and in `weir status` anyway.
+//! An Event's name follows from what it says. So a process that comes back goes on with the Event that is there, and what all
+//! nodes have to say about one object is one Event. What cannot be written is in the log anyway.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
 use jiff::Timestamp;
-use kube::Client;
-use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use super::Access;
+use crate::api::{Api, Trouble};
 use crate::notice::Notice;
 
-const CONTROLLER: &str = "weir.dev/agent";
 /// So many at once; beyond that one every [`REFILL`].
 const BURST: u32 = 20;
 const REFILL: Duration = Duration::from_secs(6);
@@ -30,12 +28,22 @@ const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Different things to say in an hour. The rest is in the log.
 const REMEMBERED: usize = 512;
 const LONGEST_NOTE: usize = 1024;
-const ANSWER: Duration = Duration::from_secs(10);
+
+/// Who reports.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    /// `weir.dev/agent`.
+    pub controller: &'static str,
+    /// The node or pod that it runs on.
+    pub instance: String,
+    /// What it was about to do.
+    pub action: &'static str,
+}
 
 /// Writes Events until nobody has anything to tell.
-pub(crate) struct EventWriter {
-    client: Client,
-    node: String,
+pub struct EventWriter {
+    api: Api,
+    reporter: Reporter,
     told: HashMap<Notice, Told>,
     left: u32,
     refilled: Instant,
@@ -52,18 +60,12 @@ struct Told {
 }
 
 impl EventWriter {
-    pub(crate) fn new(access: &Access, node: &str) -> Self {
-        Self {
-            client: access.client.clone(),
-            node: node.to_owned(),
-            told: HashMap::new(),
-            left: BURST,
-            refilled: Instant::now(),
-            refused: false,
-        }
+    pub fn new(api: Api, reporter: Reporter) -> Self {
+        Self { api, reporter, told: HashMap::new(), left: BURST, refilled: Instant::now(), refused: false }
     }
 
-    pub(crate) async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
+    /// Until nobody tells anything any more.
+    pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
         let mut repeats = interval(REPEAT);
         repeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -139,25 +141,23 @@ impl EventWriter {
     }
 
     async fn create(&self, notice: &Notice, told: &Told) -> Result<StatusCode, String> {
-        let event = event(notice, &self.node, told.last);
+        let event = event(notice, &self.reporter, told.last);
         self.send(Method::POST, &path(notice), "application/json", &event).await
     }
 
     async fn patch(&self, notice: &Notice, told: &Told) -> Result<StatusCode, String> {
         let series =
             json!({ "series": { "count": told.count.max(2), "lastObservedTime": micro(told.last) } });
-        let uri = format!("{}/{}", path(notice), name(notice, &self.node));
+        let uri = format!("{}/{}", path(notice), name(notice, &self.reporter.instance));
         self.send(Method::PATCH, &uri, "application/merge-patch+json", &series).await
     }
 
     async fn send(&self, method: Method, uri: &str, kind: &str, body: &Value) -> Result<StatusCode, String> {
-        let request = Request::builder().method(method).uri(uri).header(header::CONTENT_TYPE, kind);
-        let request = request.body(Body::from(body.to_string().into_bytes()));
-        let request = request.map_err(|error| error.to_string())?;
-        match timeout(ANSWER, self.client.send(request)).await {
-            Err(_) => Err(format!("no word for {} s", ANSWER.as_secs())),
-            Ok(Err(error)) => Err(super::api::innermost(&error)),
-            Ok(Ok(answer)) => Ok(answer.status()),
+        let body = Bytes::from(body.to_string().into_bytes());
+        match self.api.ask(method, uri, kind, body).await {
+            Ok((status, _)) => Ok(status),
+            Err(Trouble::Gone) => Err("410 Gone".into()),
+            Err(Trouble::Other(why)) => Err(why),
         }
     }
 
@@ -191,18 +191,18 @@ fn namespace(notice: &Notice) -> &str {
     if notice.about.namespace.is_empty() { "default" } else { &notice.about.namespace }
 }
 
-fn name(notice: &Notice, node: &str) -> String {
+fn name(notice: &Notice, instance: &str) -> String {
     let mut hash = DefaultHasher::new();
     notice.hash(&mut hash);
     if notice.about.kind == "Node" {
-        node.hash(&mut hash);
+        instance.hash(&mut hash);
     }
     // A name has 253 characters at most.
     let object: String = notice.about.name.chars().take(230).collect();
     format!("{object}.{:016x}", hash.finish())
 }
 
-fn event(notice: &Notice, node: &str, at: Timestamp) -> Value {
+fn event(notice: &Notice, reporter: &Reporter, at: Timestamp) -> Value {
     let about = &notice.about;
     let mut regarding =
         json!({ "kind": about.kind, "name": about.name, "apiVersion": api_version(about.kind) });
@@ -219,11 +219,11 @@ fn event(notice: &Notice, node: &str, at: Timestamp) -> Value {
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": { "name": name(notice, node), "namespace": namespace(notice) },
+        "metadata": { "name": name(notice, &reporter.instance), "namespace": namespace(notice) },
         "eventTime": micro(at),
-        "reportingController": CONTROLLER,
-        "reportingInstance": node,
-        "action": "Enforce",
+        "reportingController": reporter.controller,
+        "reportingInstance": reporter.instance,
+        "action": reporter.action,
         "reason": notice.reason,
         "regarding": regarding,
         "note": &notice.message[..end],
@@ -233,7 +233,7 @@ fn event(notice: &Notice, node: &str, at: Timestamp) -> Value {
 
 fn api_version(kind: &str) -> &'static str {
     match kind {
-        "NetworkPolicy" => "networking.k8s.io/v1",
+        "NetworkPolicy" | "Ingress" | "IngressClass" => "networking.k8s.io/v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         _ => "v1",
     }
@@ -251,18 +251,22 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::notice;
-    use crate::source::kubernetes::fake::FakeApi;
+    use crate::access::Access;
+    use crate::fake::FakeApi;
+    use crate::notice::About;
 
     fn drift(what: &str) -> Notice {
-        notice::of_drift(what, "node-0")
+        let message = format!("changed by somebody else, put right: {what}");
+        Notice { about: About::node("node-0"), reason: "DriftRepaired", message, is_warning: true }
     }
 
     async fn writer(test: impl AsyncFnOnce(FakeApi, EventWriter)) {
         let run = async {
             let api = FakeApi::start().await;
             let access = Access::by_url(&api.url, Path::new("/nowhere"), Path::new("/nowhere")).unwrap();
-            test(api, EventWriter::new(&access, "node-0")).await;
+            let reporter =
+                Reporter { controller: "weir.dev/agent", instance: "node-0".into(), action: "Enforce" };
+            test(api, EventWriter::new(Api::new(access), reporter)).await;
         };
         LocalSet::new().run_until(run).await;
     }
@@ -274,7 +278,7 @@ mod tests {
                 writer.hear(drift("route 10.244.1.0/24")).await;
             }
             writer.hear(drift("link weir1")).await;
-            let written = api.cluster().events.clone();
+            let written = api.cluster().written.clone();
             assert_eq!(written.len(), 2, "{written:#?}");
             let (request, event) = &written[0];
             assert_eq!(request, "POST /apis/events.k8s.io/v1/namespaces/default/events");
@@ -298,7 +302,7 @@ mod tests {
             }
             writer.repeat().await;
             writer.repeat().await;
-            let written = api.cluster().events.split_off(2);
+            let written = api.cluster().written.split_off(2);
             let [(request, series)] = &written[..] else { panic!("{written:#?}") };
             assert!(request.starts_with("PATCH /apis/events.k8s.io/v1/namespaces/default/events/node-0."));
             assert_eq!(series["series"]["count"], 3);
@@ -309,10 +313,11 @@ mod tests {
     #[tokio::test]
     async fn a_policys_event_has_the_same_name_on_every_node_and_lies_in_its_namespace() {
         writer(async |api, mut writer| {
-            let about = "NetworkPolicy shop/web: spec.ingress[0]: no";
-            let told = notice::of_complaint("policy", about, "node-0").unwrap();
+            let message = "NetworkPolicy shop/web: spec.ingress[0]: no".to_owned();
+            let about = About::of(&message, &["NetworkPolicy"]).unwrap();
+            let told = Notice { about, reason: "NotHonoured", message, is_warning: true };
             writer.hear(told.clone()).await;
-            let (request, event) = api.cluster().events[0].clone();
+            let (request, event) = api.cluster().written[0].clone();
             assert_eq!(request, "POST /apis/events.k8s.io/v1/namespaces/shop/events");
             assert_eq!(event["regarding"]["apiVersion"], "networking.k8s.io/v1");
             assert_eq!(event["regarding"]["namespace"], "shop");
@@ -328,7 +333,7 @@ mod tests {
             for number in 0..200 {
                 writer.hear(drift(&format!("route {number}"))).await;
             }
-            let written = api.cluster().events.len();
+            let written = api.cluster().written.len();
             assert!((BURST as usize..2 * BURST as usize).contains(&written), "{written} Events");
         })
         .await;

@@ -2,41 +2,46 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::api::{Listing, Name};
+use crate::api::{Listing, Name};
 
+/// What has been told of one kind.
 #[derive(Default)]
-pub(super) struct Mirror {
+pub struct Mirror {
     versions: HashMap<Name, Box<str>>,
     /// Everything up to this version has been told.
     passed: String,
 }
 
 impl Mirror {
-    pub(super) fn holds(&self, name: &Name, version: &str) -> bool {
+    /// Whether this is the version that was told.
+    pub fn holds(&self, name: &Name, version: &str) -> bool {
         self.versions.get(name).is_some_and(|held| **held == *version)
     }
 
-    pub(super) fn put(&mut self, name: Name, version: &str) {
+    /// The object has been told in this version.
+    pub fn put(&mut self, name: Name, version: &str) {
         self.versions.insert(name, version.into());
     }
 
-    pub(super) fn remove(&mut self, name: &Name) {
+    /// It has been told that the object is gone.
+    pub fn remove(&mut self, name: &Name) {
         self.versions.remove(name);
     }
 
-    pub(super) fn pass(&mut self, version: &str) {
+    /// Everything up to this version has been told.
+    pub fn pass(&mut self, version: &str) {
         self.passed.clear();
         self.passed.push_str(version);
     }
 
     /// Those that a complete list does not have.
-    pub(super) fn without(&self, listed: &HashSet<Name>) -> Vec<Name> {
+    pub fn without(&self, listed: &HashSet<Name>) -> Vec<Name> {
         self.versions.keys().filter(|name| !listed.contains(*name)).cloned().collect()
     }
 
     /// Whether everything has been told that was there as of the listing: because we are later, or because it is the
     /// same. Versions are numbers that grow, from one store, across kinds.
-    pub(super) fn has_passed(&self, listing: &Listing, namespace: &str) -> bool {
+    pub fn has_passed(&self, listing: &Listing, namespace: &str) -> bool {
         let number = |version: &str| version.parse::<u64>().ok();
         if let (Some(passed), Some(listed)) = (number(&self.passed), number(&listing.version))
             && passed >= listed

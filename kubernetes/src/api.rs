@@ -1,4 +1,4 @@
-//! The three requests that are made: a page of a list, the names and versions of a list, a watch.
+//! The requests that are made: a page of a list, the names and versions of a list, a watch; and a write.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -6,32 +6,44 @@ use std::time::{Duration, Instant};
 use form_urlencoded::Serializer;
 use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use kube::Client;
 use kube::client::Body;
-use policy::Kind;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{Access, chance};
+use crate::access::Access;
+use crate::patience::chance;
 
 /// Objects a page: few enough that a page of large Pods stays a few megabytes.
 const PAGE: usize = 250;
 /// A page that takes longer will not come.
 const ANSWER: Duration = Duration::from_secs(30);
+/// So does the answer about one object.
+const WRITTEN: Duration = Duration::from_secs(10);
 /// The server ends a watch after this, or up to twice as long, so that not all of them end together.
 const WATCH_S: f64 = 300.0;
 /// It sends a bookmark each minute at least; one that is silent for longer is dead.
 const SILENCE: Duration = Duration::from_secs(100);
 
-pub(super) struct Api {
+/// The API server, as something to be asked.
+#[derive(Clone)]
+pub struct Api {
     client: Client,
+}
+
+impl Resource {
+    fn select(&self, query: &mut Serializer<'_, String>) {
+        if !self.fields.is_empty() {
+            query.append_pair("fieldSelector", self.fields);
+        }
+    }
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// The version asked for is no longer kept: everything has to be listed again.
     Gone,
     Other(String),
@@ -39,7 +51,7 @@ pub(super) enum Trouble {
 
 /// Of any object, what tells which it is.
 #[derive(Deserialize)]
-pub(super) struct Head {
+pub struct Head {
     metadata: HeadMetadata,
 }
 
@@ -55,10 +67,11 @@ struct HeadMetadata {
 }
 
 /// Namespace, or nothing, and name.
-pub(super) type Name = (String, String);
+pub type Name = (String, String);
 
 impl Head {
-    pub(super) fn into_parts(self) -> (Name, String) {
+    /// Which it is, and in which version.
+    pub fn into_parts(self) -> (Name, String) {
         let HeadMetadata { namespace, name, resource_version } = self.metadata;
         ((namespace, name), resource_version)
     }
@@ -66,60 +79,83 @@ impl Head {
 
 /// One page of a list, its objects still as text.
 #[derive(Deserialize)]
-pub(super) struct Page<'a> {
-    pub(super) metadata: PageMetadata,
+pub(crate) struct Page<'a> {
+    pub metadata: PageMetadata,
     #[serde(borrow)]
-    pub(super) items: Option<Vec<&'a RawValue>>,
+    pub items: Option<Vec<&'a RawValue>>,
 }
 
+/// Of a page, where the next one is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct PageMetadata {
-    pub(super) resource_version: String,
+pub(crate) struct PageMetadata {
+    pub resource_version: String,
     #[serde(rename = "continue", default)]
-    pub(super) next: String,
+    pub next: String,
 }
 
 /// The objects that there are, and the version as of which.
-pub(super) struct Listing {
-    pub(super) version: String,
-    pub(super) versions: BTreeMap<Name, String>,
+pub struct Listing {
+    pub version: String,
+    pub versions: BTreeMap<Name, String>,
 }
 
-/// Where a kind's objects are.
-fn path(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Namespace => "/api/v1/namespaces",
-        Kind::Node => "/api/v1/nodes",
-        Kind::Pod => "/api/v1/pods",
-        Kind::Service => "/api/v1/services",
-        Kind::NetworkPolicy => "/apis/networking.k8s.io/v1/networkpolicies",
-        Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
-    }
+/// The objects of one kind, and where they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Resource {
+    /// `/api/v1/pods`.
+    pub path: &'static str,
+    pub is_namespaced: bool,
+    /// Only those of which this holds (`type!=Opaque`); empty: all.
+    pub fields: &'static str,
 }
 
 impl Api {
-    pub(super) fn new(access: Access) -> Self {
+    pub fn new(access: Access) -> Self {
         Self { client: access.client }
     }
 
-    /// One page, as of now; `next` is what the page before said. It is to be read as a [`Page`].
-    pub(super) async fn page(&self, kind: Kind, next: &str) -> Result<Bytes, Trouble> {
+    /// One object, or whatever else is at this path.
+    pub async fn read(&self, path: &str) -> Result<(StatusCode, Bytes), Trouble> {
+        self.ask(Method::GET, path, "application/json", Bytes::new()).await
+    }
+
+    /// Creates, changes or removes what is at this path, and gives back what the server says of it.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Trouble> {
+        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content_type);
+        let request = request.body(Body::from(body)).map_err(|error| Trouble::Other(error.to_string()))?;
+        let answer = async {
+            let response = self.client.send(request).await.map_err(broken)?;
+            let status = response.status();
+            Ok((status, response.into_body().collect().await.map_err(broken)?.to_bytes()))
+        };
+        timeout(WRITTEN, answer).await.map_err(|_| silent(WRITTEN))?
+    }
+
+    /// One page of all namespaces, as of now; `next` is what the page before said. It is to be read as a [`Page`].
+    pub async fn page(&self, resource: Resource, next: &str) -> Result<Bytes, Trouble> {
         let mut query = Serializer::new(String::new());
         query.append_pair("limit", &PAGE.to_string());
         if !next.is_empty() {
             query.append_pair("continue", next);
         }
-        self.get(&format!("{}?{}", path(kind), query.finish()), "application/json").await
+        resource.select(&mut query);
+        self.get(&format!("{}?{}", resource.path, query.finish()), "application/json").await
     }
 
     /// All names, as of now. Of a kind in namespaces, those in `namespace`.
-    pub(super) async fn names(&self, kind: Kind, namespace: &str) -> Result<Listing, Trouble> {
-        let path = match path(kind).rsplit_once('/') {
-            Some((group, resource)) if kind.is_namespaced() => {
-                format!("{group}/namespaces/{namespace}/{resource}")
+    pub async fn names(&self, resource: Resource, namespace: &str) -> Result<Listing, Trouble> {
+        let path = match resource.path.rsplit_once('/') {
+            Some((group, plural)) if resource.is_namespaced => {
+                format!("{group}/namespaces/{namespace}/{plural}")
             }
-            _ => path(kind).to_owned(),
+            _ => resource.path.to_owned(),
         };
         let accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         let text = self.get(&path, accept).await?;
@@ -131,15 +167,16 @@ impl Api {
     }
 
     /// What happens after `version`, a line an event.
-    pub(super) async fn watch(&self, kind: Kind, version: &str) -> Result<Lines, Trouble> {
+    pub async fn watch(&self, resource: Resource, version: &str) -> Result<Lines, Trouble> {
         let seconds = Duration::from_secs_f64(WATCH_S * (1.0 + chance())).as_secs();
-        let query = Serializer::new(String::new())
+        let mut query = Serializer::new(String::new());
+        query
             .append_pair("watch", "true")
             .append_pair("allowWatchBookmarks", "true")
             .append_pair("resourceVersion", version)
-            .append_pair("timeoutSeconds", &seconds.to_string())
-            .finish();
-        let uri = format!("{}?{query}", path(kind));
+            .append_pair("timeoutSeconds", &seconds.to_string());
+        resource.select(&mut query);
+        let uri = format!("{}?{}", resource.path, query.finish());
         let body =
             timeout(ANSWER, self.send(&uri, "application/json")).await.map_err(|_| silent(ANSWER))??;
         Ok(Lines { body, whole: VecDeque::new(), begun: Vec::new(), arrived: Instant::now() })
@@ -167,7 +204,7 @@ impl Api {
 }
 
 /// The lines of an answer that goes on.
-pub(super) struct Lines {
+pub struct Lines {
     body: Body,
     whole: VecDeque<Vec<u8>>,
     begun: Vec<u8>,
@@ -178,7 +215,7 @@ pub(super) struct Lines {
 impl Lines {
     /// With when it arrived, which for a line of many is before its turn. `None`: the server has ended it, as it does now
     /// and then. A line that was cut off is no line.
-    pub(super) async fn next(&mut self) -> Result<Option<(Vec<u8>, Instant)>, Trouble> {
+    pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Instant)>, Trouble> {
         loop {
             if let Some(line) = self.whole.pop_front() {
                 return Ok(Some((line, self.arrived)));
@@ -197,7 +234,7 @@ impl Lines {
 }
 
 /// What a `Status` object says, or whoever answered in the server's place.
-pub(super) fn refusal(status: StatusCode, text: &[u8]) -> Trouble {
+pub(crate) fn refusal(status: StatusCode, text: &[u8]) -> Trouble {
     #[derive(Deserialize)]
     struct Status {
         message: String,
@@ -213,7 +250,7 @@ fn silent(limit: Duration) -> Trouble {
     Trouble::Other(format!("no word for {} s", limit.as_secs()))
 }
 
-pub(super) fn unreadable(error: serde_json::Error) -> Trouble {
+pub(crate) fn unreadable(error: serde_json::Error) -> Trouble {
     Trouble::Other(format!("the answer cannot be read: {error}"))
 }
 
@@ -222,7 +259,7 @@ fn broken(error: kube::Error) -> Trouble {
 }
 
 /// What happened. The errors around it only say that something did, and repeat it.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(cause) => innermost(cause),
         None => error.to_string(),
