@@ -15,6 +15,7 @@
 mod endpoint;
 mod explain;
 mod flow;
+pub mod ingress;
 mod revision;
 mod status;
 

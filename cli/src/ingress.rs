@@ -1,4 +1,5 @@
-//! `weir ingress lint`: what weir-ingress will honour of Ingress objects, and what not.
+//! `weir ingress lint`: what weir-ingress will honour of Ingress objects, and what not. What one that runs has in force is
+//! asked in `proxy.rs`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use serde_json::json;
 use crate::agents::unless_closed;
 use crate::columns::{Tone, toned};
 use crate::format::{Format, count};
+use crate::proxy;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -34,6 +36,12 @@ enum Command {
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Format,
     },
+    /// Show the rules that a running weir-ingress has in force, in the order in which they are asked
+    Routes(proxy::Args),
+    /// Show where it sends requests, and how each endpoint is doing
+    Backends(proxy::Args),
+    /// Show which certificate each host shows
+    Certs(proxy::Args),
 }
 
 const AFTER: &str = "\
@@ -59,7 +67,12 @@ struct Linted {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let Command::Lint { files, output } = args.command;
+    let (files, output) = match args.command {
+        Command::Lint { files, output } => (files, output),
+        Command::Routes(args) => return proxy::routes(&args),
+        Command::Backends(args) => return proxy::backends(&args),
+        Command::Certs(args) => return proxy::certs(&args),
+    };
     let linted = match lint(files) {
         Ok(linted) => linted,
         Err(error) => {

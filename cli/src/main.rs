@@ -17,6 +17,7 @@ mod format;
 mod ingress;
 mod install;
 mod policy;
+mod proxy;
 mod sandbox;
 mod status;
 
@@ -45,7 +46,7 @@ enum Command {
     Explain(explain::Args),
     /// Look at policies before they are in force
     Policy(policy::Args),
-    /// Look at Ingress objects before they are in force
+    /// Look at Ingress objects before they are in force, and at what weir-ingress has in force
     Ingress(ingress::Args),
     /// Show what the agent has in force
     Status(status::Args),

@@ -1,8 +1,7 @@
-//! Health and metrics, on an address of their own.
+//! Health, metrics and what is in force, on an address of their own.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -12,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::debug;
 
@@ -20,11 +20,32 @@ use crate::proxy::Shared;
 /// What the answers depend on.
 pub struct Admin {
     pub shared: Arc<Shared>,
-    /// No longer ready once the proxy drains, so that nobody sends it anything new.
-    pub draining: AtomicBool,
+    phase: Mutex<Phase>,
 }
 
-/// Answers `/healthz`, `/readyz` and `/metrics` for as long as it is polled.
+/// Where a proxy is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not ready, and why.
+    Starting(String),
+    Ready,
+    /// No longer ready, so that nobody sends it anything new.
+    Draining,
+}
+
+impl Admin {
+    /// Starting.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, phase: Mutex::new(Phase::Starting("starting".into())) }
+    }
+
+    /// What `/readyz` says from now on.
+    pub fn enter(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+}
+
+/// Answers `/healthz`, `/readyz`, `/metrics` and [`api::ingress`] for as long as it is polled.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
@@ -56,11 +77,28 @@ fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     };
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n".into()),
-        (&Method::GET, "/readyz") if admin.draining.load(Relaxed) => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
+        (&Method::GET, "/readyz") => {
+            match admin.phase.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                Phase::Ready => text(StatusCode::OK, "ok\n".into()),
+                Phase::Starting(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+                Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
+            }
         }
-        (&Method::GET, "/readyz") => text(StatusCode::OK, "ok\n".into()),
+        (&Method::GET, "/v1/routes") => json(&admin.shared.routes()),
+        (&Method::GET, "/v1/backends") => json(&admin.shared.backends()),
+        (&Method::GET, "/v1/certs") => json(&admin.shared.certificates()),
         (&Method::GET, "/metrics") => text(StatusCode::OK, admin.shared.metrics().text()),
-        _ => text(StatusCode::NOT_FOUND, "GET /healthz, /readyz or /metrics\n".into()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "GET /healthz, /readyz, /metrics, /v1/routes, /v1/backends or /v1/certs\n".into(),
+        ),
     }
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    // What is written has no maps with keys that are no text: it cannot fail.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }

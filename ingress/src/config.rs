@@ -9,12 +9,16 @@ use ingress::object::Name;
 use ipnet::IpNet;
 
 /// Serves Ingress objects: HTTP/1.1, HTTP/2 and TLS in, HTTP/1.1 and HTTP/2 out.
+///
+/// SIGTERM and SIGINT drain and end it. SIGUSR2 starts its program anew, hands the listening sockets over and drains.
 #[derive(Parser)]
 #[command(name = "weir-ingress", version)]
 pub(crate) struct Config {
     /// Files and folders of Kubernetes YAML: Ingress, IngressClass, Service, EndpointSlice, Secret. Read again on change
-    #[arg(short = 'f', long = "files", required = true, num_args = 1..)]
+    #[arg(short = 'f', long = "files", num_args = 1..)]
     pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
     /// Where to listen for HTTP in the clear; `off` for nowhere
     #[arg(long, default_value = "[::]:8080", value_name = "ADDRESS")]
     pub(crate) http: Bind,
@@ -57,9 +61,50 @@ pub(crate) struct Config {
     /// Where the access log goes, one JSON object a line
     #[arg(long, value_enum, default_value_t = AccessLog::Stdout)]
     pub(crate) access_log: AccessLog,
+    /// Standard input has the sockets of the process before: set by it, in an in-place restart
+    #[arg(long, hide = true)]
+    pub(crate) take_over: bool,
     /// What to log, as a tracing filter
     #[arg(long, default_value = "info")]
     pub(crate) log: String,
+}
+
+/// The API server as the source, and what is written back to it.
+#[derive(clap::Args)]
+pub(crate) struct Cluster {
+    /// The API server to follow [default, without --files and --kubeconfig: that of the pod that this runs in]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["files", "kubeconfig"])]
+    pub(crate) api_server: Option<String>,
+    /// The same, as the current context of this file names it
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Token for --api-server; read again when it changes
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
+    pub(crate) token_file: PathBuf,
+    /// Certificate authority of --api-server; read again when it changes
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")]
+    pub(crate) ca_file: PathBuf,
+    /// Our name among the replicas: the pod's
+    #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "weir-ingress")]
+    pub(crate) pod_name: String,
+    /// The namespace of the replicas and of their Lease
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "default")]
+    pub(crate) pod_namespace: String,
+    /// The Lease whose holder writes status.loadBalancer
+    #[arg(long, value_name = "NAME", default_value = "weir-ingress")]
+    pub(crate) lease: String,
+    /// Address or name to write into status.loadBalancer; may be repeated
+    #[arg(long = "publish-address", value_name = "ADDRESS", conflicts_with = "publish_service")]
+    pub(crate) publish_addresses: Vec<String>,
+    /// NAMESPACE/SERVICE whose load balancer's and external addresses to write there
+    #[arg(long, value_parser = name)]
+    pub(crate) publish_service: Option<Name>,
+    /// Else the nodes of the ready pods with these labels are written there
+    #[arg(long, value_name = "LABELS", default_value = "app.kubernetes.io/name=weir-ingress")]
+    pub(crate) publish_pods: String,
+    /// Leave status.loadBalancer as it is when the last replica ends
+    #[arg(long)]
+    pub(crate) keep_status: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -1,7 +1,7 @@
 //! `weir-ingress`, the HTTP proxy for Ingress objects.
 //!
 //! ```text
-//! files -> object -> World -> compile -> Compiled -> proxy: Snapshot, swapped whole
+//! files, kubernetes -> object -> World -> compile -> Compiled -> proxy: Snapshot, swapped whole
 //! ```
 //!
 //! [`route`] and [`compile`] are pure: no I/O, no clock. [`route`] is not shaped like an Ingress; what compiles into it is
@@ -12,11 +12,15 @@
 pub mod admin;
 pub mod compile;
 pub mod files;
+#[cfg(feature = "proxy")]
+pub mod handover;
+#[cfg(feature = "proxy")]
+pub mod kubernetes;
 pub mod object;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod route;
 #[cfg(feature = "proxy")]
-pub mod tls;
+pub mod serving;
 #[cfg(feature = "proxy")]
-pub mod watch;
+pub mod tls;

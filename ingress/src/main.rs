@@ -1,43 +1,38 @@
-//! `weir-ingress`: serves the Ingress objects of a folder of Kubernetes YAML.
+//! `weir-ingress`: serves the Ingress objects of a cluster, or of a folder of Kubernetes YAML.
 //!
-//! Wiring only. One thread reads the files whenever they change, compiles them and swaps the snapshot; one thread per core
-//! serves; this one answers for health and metrics and waits for the signal to end.
+//! Wiring only. One thread follows the source, compiles what it says and swaps the snapshot; one thread per core serves;
+//! this one answers for health and metrics and waits for the signal to end.
 #![forbid(unsafe_code)]
 
 mod config;
+mod keep;
+mod source;
 
-use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use ingress::admin::{self, Admin};
-use ingress::compile::{self, Settings};
-use ingress::files::Files;
+use ingress::admin::{self, Admin, Phase};
+use ingress::compile::Settings;
+use ingress::handover::{Estate, Predecessor};
+use ingress::kubernetes::Ending;
 use ingress::proxy::{Listen, Proxy, Shared, Tuning};
-use ingress::tls::Certificates;
-use ingress::watch::Watch;
-use policy::Warning;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use ingress::serving::Serving;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::{AccessLog, Config};
+use crate::source::Source;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// A folder that is gone is looked for so often.
-const RETURN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match run(Config::parse()) {
@@ -76,107 +71,166 @@ fn run(config: Config) -> Result<()> {
         default_certificate: config.default_certificate,
         secrets: true,
     };
-    // Nothing is served before all files have been read once.
-    let mut source = Source::new(config.files, settings, Arc::clone(&shared))?;
-    source.read()?;
+    let serving = Serving::new(settings, Arc::clone(&shared));
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let listen =
         Listen { http: config.http.0, https: config.https.0, workers: config.workers.unwrap_or(cores) };
-    let proxy = Proxy::start(Arc::clone(&shared), listen)?;
-    let text = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |it| it.to_string());
-    info!(http = text(proxy.http()), https = text(proxy.https()), workers = listen.workers, "listening");
-    let admin = Arc::new(Admin { shared, draining: AtomicBool::new(false) });
-    let delay = Duration::from_secs(config.drain_delay_seconds);
+    let admin = Arc::new(Admin::new(Arc::clone(&shared)));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(until_told(config.admin.0, Arc::clone(&admin), source, delay))?;
-    info!("draining");
-    proxy.drain();
+    let serve = Serve {
+        admin,
+        address: config.admin.0,
+        listen,
+        delay: Duration::from_secs(config.drain_delay_seconds),
+        take_over: config.take_over,
+    };
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let Some((proxy, handed)) = serve
+            .until_told(|admin| Source::start(config.files, config.cluster, serving, admin), &mut signals)
+            .await?
+        else {
+            return Ok(());
+        };
+        info!("draining");
+        // It waits for its threads.
+        let drained = tokio::task::spawn_blocking(|| proxy.drain());
+        if let Some((successor, estate)) = handed {
+            keep::keep(successor, estate, &mut signals).await?;
+        }
+        drained.await.context("drain")
+    })?;
     info!("ended");
     Ok(())
 }
 
-/// Follows the files and answers for health until a signal asks for the end, and for `delay` more.
-async fn until_told(
-    address: Option<SocketAddr>,
+/// What is needed to serve.
+struct Serve {
     admin: Arc<Admin>,
-    source: Source,
+    /// Of `--admin`.
+    address: Option<SocketAddr>,
+    listen: Listen,
     delay: Duration,
-) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    if let Some(address) = address {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("--admin {address}"))?;
-        info!(admin = %listener.local_addr().context("--admin")?, "listening");
-        tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
+    take_over: bool,
+}
+
+/// Who serves after us, and what we handed over.
+type Handed = (tokio::process::Child, Estate);
+
+impl Serve {
+    /// Serves until told to end, or to hand over. `None`: told so before there was anything to serve.
+    async fn until_told(
+        self,
+        start: impl FnOnce(Arc<Admin>) -> Result<Source>,
+        signals: &mut Signals,
+    ) -> Result<Option<(Proxy, Option<Handed>)>> {
+        let Self { admin, address, listen, delay, take_over } = self;
+        let (predecessor, mut estate) = match take_over {
+            true => Predecessor::take_over().map(|(one, estate)| (Some(one), estate))?,
+            false => (None, Estate::default()),
+        };
+        if estate.admin.is_none() {
+            estate.admin = address.map(listen_admin).transpose()?;
+        }
+        // Until we serve it is for the one before us to answer.
+        let mut answers = match predecessor {
+            None => answer_admin(&estate, &admin)?,
+            Some(_) => None,
+        };
+        let mut source = start(Arc::clone(&admin))?;
+        // Nothing is served before everything has been read once.
+        tokio::select! {
+            begun = &mut source.begun => if begun.is_err() { return Err(source.error().await) },
+            () = signals.end() => return Ok(None),
+        }
+        let proxy = Proxy::start_with(Arc::clone(&admin.shared), listen, estate.sockets)?;
+        estate.sockets = proxy.sockets().context("keep the sockets for a successor")?;
+        let text = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |it| it.to_string());
+        info!(http = text(proxy.http()), https = text(proxy.https()), workers = listen.workers, "listening");
+        admin.enter(Phase::Ready);
+        if let Some(predecessor) = predecessor {
+            answers = answer_admin(&estate, &admin)?;
+            predecessor.serving();
+        }
+        let handed = loop {
+            tokio::select! {
+                told = signals.next() => match told {
+                    Told::End => break None,
+                    Told::Replace => match keep::replace(&estate).await {
+                        Ok(successor) => break Some(successor),
+                        Err(error) => warn!("{error:#}; this process goes on"),
+                    },
+                },
+                error = source.error() => return Err(error),
+            }
+        };
+        if let Some(successor) = handed {
+            info!("handed over");
+            if let Some(answers) = answers {
+                answers.abort();
+            }
+            source.end(Ending::HandedOver).await;
+            return Ok(Some((proxy, Some((successor, estate)))));
+        }
+        admin.enter(Phase::Draining);
+        // While others still send, and the status still names us.
+        tokio::join!(tokio::time::sleep(delay), source.end(Ending::ForGood));
+        Ok(Some((proxy, None)))
     }
-    let (ended, end) = oneshot::channel();
-    thread::Builder::new()
-        .name("source".into())
-        .spawn(move || {
-            // If nobody listens any more, the proxy is ending.
-            drop(ended.send(source.follow()));
+}
+
+fn listen_admin(address: SocketAddr) -> Result<TcpListener> {
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        info!(admin = %listener.local_addr()?, "listening");
+        std::io::Result::Ok(listener)
+    };
+    listen().with_context(|| format!("--admin {address}"))
+}
+
+/// Answers for health and metrics from now on, if anybody can ask.
+fn answer_admin(estate: &Estate, admin: &Arc<Admin>) -> Result<Option<JoinHandle<()>>> {
+    let Some(listener) = &estate.admin else { return Ok(None) };
+    let listener = listener.try_clone().and_then(tokio::net::TcpListener::from_std).context("--admin")?;
+    Ok(Some(tokio::spawn(admin::serve(listener, Arc::clone(admin)))))
+}
+
+/// What tells this process what to do.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    replace: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("handle SIGINT")?,
+            replace: signal(SignalKind::user_defined2()).context("handle SIGUSR2")?,
         })
-        .context("start the thread that reads the files")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        error = end => bail!(error.unwrap_or_else(|_| anyhow!("the thread that reads the files ended without a word"))),
-    }
-    admin.draining.store(true, Relaxed);
-    tokio::time::sleep(delay).await;
-    Ok(())
-}
-
-/// The files, and what becomes of them.
-struct Source {
-    files: Files,
-    settings: Settings,
-    shared: Arc<Shared>,
-    watch: Watch,
-    /// Those of the last read: each is told once, for as long as it lasts.
-    warnings: BTreeSet<Warning>,
-}
-
-impl Source {
-    fn new(files: Vec<PathBuf>, settings: Settings, shared: Arc<Shared>) -> Result<Self> {
-        let watch = Watch::new()
-            .context("watch the files: no inotify instance to be had (fs.inotify.max_user_instances)")?;
-        Ok(Self { files: Files::new(files), settings, shared, watch, warnings: BTreeSet::new() })
     }
 
-    fn read(&mut self) -> Result<()> {
-        let (world, mut warnings) = self.files.read(&mut |folder| self.watch.add(folder))?;
-        let mut compiled = compile::compile(&world, &self.settings);
-        warnings.append(&mut compiled.warnings);
-        let (certificates, more) = Certificates::new(&compiled, &world, &self.settings);
-        warnings.extend(more);
-        info!(
-            ingresses = world.ingresses.len(),
-            rules = compiled.table.len(),
-            services = compiled.clusters.len(),
-            warnings = warnings.len(),
-            "serving"
-        );
-        self.shared.serve(compiled, certificates);
-        let warnings: BTreeSet<Warning> = warnings.into_iter().collect();
-        warnings.difference(&self.warnings).for_each(|warning| warn!("{warning}"));
-        self.warnings = warnings;
-        Ok(())
-    }
-
-    /// Reads again after each change, until that is not possible any more.
-    fn follow(mut self) -> anyhow::Error {
-        let mut lost = false;
-        loop {
-            if let Err(error) = self.watch.wait(lost.then_some(RETURN)) {
-                return anyhow::Error::new(error).context("wait for changes in the files");
-            }
-            let read = self.read();
-            if let (Err(error), false) = (&read, lost) {
-                warn!("{error:#}; what was read before stays in force");
-            }
-            lost = read.is_err();
+    /// The next thing to do.
+    pub(crate) async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.replace.recv() => Told::Replace,
         }
     }
+
+    /// Until there is nothing to do but to end.
+    async fn end(&mut self) {
+        while self.next().await != Told::End {}
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    End,
+    /// To hand over to a new process.
+    Replace,
 }

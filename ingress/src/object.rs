@@ -21,6 +21,40 @@ pub enum Object {
     Secret(Arc<Secret>),
 }
 
+/// The kinds of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    IngressClass,
+    Service,
+    EndpointSlice,
+    Secret,
+    Ingress,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] =
+        [Self::IngressClass, Self::Service, Self::EndpointSlice, Self::Secret, Self::Ingress];
+
+    /// As Kubernetes writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::IngressClass => "IngressClass",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Secret => "Secret",
+            Self::Ingress => "Ingress",
+        }
+    }
+
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::IngressClass | Self::Ingress => "networking.k8s.io/v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::Service | Self::Secret => "v1",
+        }
+    }
+}
+
 /// Namespace and name; classes have the empty namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
@@ -147,6 +181,43 @@ impl World {
             Object::Service(object) => drop(self.services.insert(name, object)),
             Object::EndpointSlice(object) => drop(self.slices.insert(name, object)),
             Object::Secret(object) => drop(self.secrets.insert(name, object)),
+        }
+    }
+
+    /// How much of what is served a new version of the object may change: what is written back into an object does not.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn changed_by(&self, object: &Object) -> crate::serving::Changed {
+        use crate::serving::Changed;
+        let name = object.name();
+        let same = match object {
+            Object::Ingress(new) => self.ingresses.get(&name).is_some_and(|old| {
+                (&old.spec, &old.metadata.annotations, &old.metadata.creation_timestamp)
+                    == (&new.spec, &new.metadata.annotations, &new.metadata.creation_timestamp)
+            }),
+            Object::IngressClass(new) => self.classes.get(&name).is_some_and(|old| {
+                (&old.spec, &old.metadata.annotations) == (&new.spec, &new.metadata.annotations)
+            }),
+            Object::Service(new) => self.services.get(&name) == Some(new),
+            Object::EndpointSlice(new) => self.slices.get(&name) == Some(new),
+            Object::Secret(new) => {
+                self.secrets.get(&name).is_some_and(|old| (&old.data, &old.type_) == (&new.data, &new.type_))
+            }
+        };
+        match object {
+            _ if same => Changed::Nothing,
+            Object::EndpointSlice(_) => Changed::Endpoints,
+            _ => Changed::Everything,
+        }
+    }
+
+    /// Forgets the object, if it was there.
+    pub fn remove(&mut self, kind: Kind, name: &Name) {
+        match kind {
+            Kind::Ingress => drop(self.ingresses.remove(name)),
+            Kind::IngressClass => drop(self.classes.remove(name)),
+            Kind::Service => drop(self.services.remove(name)),
+            Kind::EndpointSlice => drop(self.slices.remove(name)),
+            Kind::Secret => drop(self.secrets.remove(name)),
         }
     }
 }

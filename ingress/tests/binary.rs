@@ -3,94 +3,12 @@
 mod edge;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 
+use edge::running::{Running, command, folder};
 use edge::{Client, Upstream, eventually, everything};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// A folder of its own, and the process that serves it.
-struct Running {
-    folder: PathBuf,
-    child: Child,
-    said: Arc<Mutex<String>>,
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("weir-ingress-{}-{name}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir-ingress"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-impl Running {
-    fn new(name: &str, files: &[(&str, &str)]) -> Self {
-        let folder = folder(name);
-        for (name, text) in files {
-            fs::write(folder.join(name), text).unwrap();
-        }
-        let mut child = command()
-            .arg("-f")
-            .arg(&folder)
-            .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let said = Arc::new(Mutex::new(String::new()));
-        let heard = Arc::clone(&said);
-        thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                *heard.lock().unwrap() += &(line + "\n");
-            }
-        });
-        Self { folder, child, said }
-    }
-
-    /// The address that was logged as `NAME=…`.
-    fn address(&self, name: &str) -> SocketAddr {
-        eventually(|| {
-            let said = self.said.lock().unwrap();
-            let rest = said.split_once(&format!(" {name}="))?.1;
-            rest.split(|c: char| c.is_whitespace() || c == '"').find(|it| !it.is_empty())?.parse().ok()
-        })
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(self.address("http"))
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.folder.join(name), text).unwrap();
-    }
-
-    #[track_caller]
-    fn says(&self, what: &str) {
-        eventually(|| self.said.lock().unwrap().contains(what).then_some(()));
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.child.kill());
-        self.child.wait().unwrap();
-        fs::remove_dir_all(&self.folder).unwrap();
-    }
-}
+use nix::sys::signal::Signal;
 
 #[test]
 fn what_is_saved_is_served_and_a_slip_costs_nothing() {
@@ -135,7 +53,8 @@ fn health_and_metrics_are_answered_beside_the_traffic() {
     let running = Running::new("admin", &[]);
     let get = |path: &str| Client::connect(running.address("admin")).get("x", path, "");
     assert_eq!(get("/healthz").body, "ok\n");
-    assert_eq!(get("/readyz").status, 200);
+    // Once all files have been read.
+    eventually(|| (get("/readyz").status == 200).then_some(()));
     assert_eq!(running.client().get("a.b", "/", "").status, 404);
     eventually(|| {
         get("/metrics")

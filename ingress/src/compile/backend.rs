@@ -16,10 +16,10 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// How the endpoints of a Service are come by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Way {
-    pub(super) protocol: Protocol,
+pub struct Way {
+    pub protocol: Protocol,
     /// To the Service's own address, whoever translates it.
-    pub(super) through_service: bool,
+    pub through_service: bool,
 }
 
 impl From<Protocol> for Way {
@@ -28,12 +28,24 @@ impl From<Protocol> for Way {
     }
 }
 
+/// What a cluster is made from: a Service, the name or number of its port, and how its endpoints are come by.
+pub type Place = (Name, String, Way);
+
+/// The same clusters with the endpoints that they have now. `None` where one of them cannot be had any more.
+pub(super) fn again(world: &World, places: &[Place]) -> Option<(Vec<Cluster>, Vec<Warning>)> {
+    let mut backends = Backends::new(world);
+    let clusters = places.iter().map(|(name, port, way)| backends.resolve(name, port, *way).ok());
+    let clusters = clusters.collect::<Option<_>>()?;
+    Some((clusters, backends.warnings))
+}
+
 /// The clusters in use, each once, and how Services lead to endpoints.
 pub(super) struct Backends<'a> {
     world: &'a World,
     slices: HashMap<Name, Vec<&'a EndpointSlice>>,
     clusters: Vec<Cluster>,
-    known: BTreeMap<(Name, String, Way), Result<usize, String>>,
+    places: Vec<Place>,
+    known: BTreeMap<Place, Result<usize, String>>,
     pub(super) warnings: Vec<Warning>,
 }
 
@@ -47,11 +59,19 @@ impl<'a> Backends<'a> {
                 slices.entry(service).or_default().push(slice);
             }
         }
-        Self { world, slices, clusters: Vec::new(), known: BTreeMap::new(), warnings: Vec::new() }
+        Self {
+            world,
+            slices,
+            clusters: Vec::new(),
+            places: Vec::new(),
+            known: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
     }
 
-    pub(super) fn into_clusters(self) -> Vec<Cluster> {
-        self.clusters
+    /// The clusters, and what each was made from.
+    pub(super) fn into_clusters(self) -> (Vec<Cluster>, Vec<Place>) {
+        (self.clusters, self.places)
     }
 
     /// Where a backend of an object of `namespace` leads. What cannot be had is warned of and refuses.
@@ -105,6 +125,7 @@ impl<'a> Backends<'a> {
         }
         let found = self.resolve(&key.0, &key.1, way).map(|cluster| {
             self.clusters.push(cluster);
+            self.places.push(key.clone());
             self.clusters.len() - 1
         });
         self.known.insert(key, found.clone());

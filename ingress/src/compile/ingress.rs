@@ -93,10 +93,11 @@ pub(super) fn compile(world: &World, settings: &Settings) -> Compiled {
         conditions: rule.conditions,
         target: Arc::new(rule.target),
     });
-    let clusters = backends.into_clusters();
+    let (clusters, places) = backends.into_clusters();
     Compiled {
-        table: Table::new(targets),
+        table: Arc::new(Table::new(targets)),
         clusters,
+        places,
         limits,
         certificates,
         client_auth,

@@ -24,9 +24,11 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use ipnet::IpNet;
+use k8s_openapi::api::networking::v1::Ingress;
 use policy::Warning;
 
 pub use access::{Basic, External, Guard, Limits, Rate};
+pub use backend::{Place, Way};
 pub use client_auth::{ClientAuth, HostAuth, Verify};
 pub use options::{Affinity, BasicLimits, Cors, Filter, Rewrite};
 pub use pages::ErrorPages;
@@ -67,8 +69,10 @@ impl Default for Settings {
 /// What one generation of the proxy serves.
 #[derive(Debug)]
 pub struct Compiled {
-    pub table: Table<Arc<Route>>,
+    pub table: Arc<Table<Arc<Route>>>,
     pub clusters: Vec<Cluster>,
+    /// What each of the clusters was made from.
+    pub places: Vec<Place>,
     /// How often clients may come, for each object that says so.
     pub limits: Vec<Limits>,
     /// Which Secret's certificate each host shows; the first of a host counts.
@@ -182,6 +186,18 @@ pub type Sources = Vec<IpNet>;
 /// Compiles the world; the order in which its objects came does not matter.
 pub fn compile(world: &World, settings: &Settings) -> Compiled {
     ingress::compile(world, settings)
+}
+
+/// The clusters of a generation with the endpoints that they have now, in the same order, and what is wrong with endpoints.
+/// `None`: one of them cannot be had any more, and everything has to be compiled.
+pub fn endpoints(world: &World, places: &[Place]) -> Option<(Vec<Cluster>, Vec<Warning>)> {
+    backend::again(world, places)
+}
+
+/// Whether the object is served, whatever is wrong with it.
+pub fn is_ours(ingress: &Ingress, world: &World, settings: &Settings) -> bool {
+    let mut nobody = Vec::new();
+    class::is_ours(ingress, world, settings, &mut Warner { object: "", warnings: &mut nobody })
 }
 
 /// Collects warnings about one object.

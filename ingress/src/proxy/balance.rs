@@ -50,6 +50,11 @@ impl Load {
         latency.saturating_mul(u64::from(self.in_flight.load(Relaxed)) + 1)
     }
 
+    /// Requests in flight, latency in microseconds, and whether it rests; for people.
+    pub(super) fn look(&self) -> (u32, u64, bool) {
+        (self.in_flight.load(Relaxed), self.latency_us.load(Relaxed), self.rests())
+    }
+
     fn rests(&self) -> bool {
         let until = self.rests_until_us.load(Relaxed);
         until != 0 && until > now_us()

@@ -1,7 +1,8 @@
 //! Listening sockets and the threads of the workers.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
@@ -19,7 +20,7 @@ use super::serve;
 use super::worker::Worker;
 
 /// Connections that wait to be accepted, for each worker.
-const BACKLOG: u32 = 1024;
+const BACKLOG: i32 = 1024;
 /// Log and metrics are held back no longer.
 const FLUSH: Duration = Duration::from_millis(200);
 
@@ -34,6 +35,37 @@ pub struct Listen {
     pub workers: usize,
 }
 
+/// Sockets that listen already, each to be had by one worker.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    pub http: Vec<TcpListener>,
+    pub https: Vec<TcpListener>,
+}
+
+impl Sockets {
+    /// The same sockets once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let again = |all: &[TcpListener]| all.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
+        Ok(Self { http: again(&self.http)?, https: again(&self.https)? })
+    }
+
+    /// Listens wherever `listen` says and nobody does yet, so that each worker has a socket.
+    fn complete(&mut self, listen: &mut Listen) -> Result<(), Error> {
+        let places = [(&mut self.http, &mut listen.http), (&mut self.https, &mut listen.https)];
+        for (sockets, address) in places {
+            let Some(address) = address else { continue };
+            // With port 0 the first socket's choice is everyone's.
+            if let Some(chosen) = sockets.first().and_then(|first| first.local_addr().ok()) {
+                *address = chosen;
+            }
+            while sockets.len() < listen.workers.max(1) {
+                sockets.push(bind(address)?);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A running proxy. Dropping it ends it at once, [`Proxy::drain`] in peace.
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -43,6 +75,8 @@ pub struct Proxy {
     /// Dropped to end what does not end by itself.
     abort: Option<watch::Sender<()>>,
     workers: Vec<JoinHandle<()>>,
+    /// What workers listen on, for a successor.
+    sockets: Sockets,
 }
 
 /// The proxy cannot begin.
@@ -59,19 +93,36 @@ pub enum Error {
 impl Proxy {
     /// Listens, and serves what `shared` holds.
     pub fn start(shared: Arc<Shared>, listen: Listen) -> Result<Self, Error> {
-        let Listen { mut http, mut https, workers } = listen;
+        Self::start_with(shared, listen, Sockets::default())
+    }
+
+    /// The same with sockets that there are already. All of them are listened to, however many workers there are.
+    pub fn start_with(shared: Arc<Shared>, mut listen: Listen, mut sockets: Sockets) -> Result<Self, Error> {
+        sockets.complete(&mut listen)?;
+        let Listen { http, https, workers } = listen;
+        let workers = workers.max(1);
         let (drain, draining) = watch::channel(false);
         let (abort, aborted) = watch::channel(());
         let tls = shared.server_config();
-        let mut proxy =
-            Self { shared: Arc::clone(&shared), http, https, drain, abort: Some(abort), workers: Vec::new() };
+        let again = sockets.try_clone().map_err(Error::Worker)?;
+        let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        for (number, socket) in sockets.http.into_iter().enumerate() {
+            all[number % workers].push((socket, None));
+        }
+        for (number, socket) in sockets.https.into_iter().enumerate() {
+            all[number % workers].push((socket, Some(Arc::clone(&tls))));
+        }
+        let mut proxy = Self {
+            shared: Arc::clone(&shared),
+            http,
+            https,
+            drain,
+            abort: Some(abort),
+            workers: Vec::new(),
+            sockets: again,
+        };
         let (ready, readiness) = std_mpsc::channel();
-        for number in 0..workers.max(1) {
-            // With port 0 the first worker's choice is everyone's.
-            let plain = http.as_mut().map(bind).transpose()?;
-            let secure = https.as_mut().map(bind).transpose()?;
-            let sockets =
-                [plain.map(|socket| (socket, None)), secure.map(|socket| (socket, Some(Arc::clone(&tls))))];
+        for (number, sockets) in all.into_iter().enumerate() {
             let (shared, draining, aborted, ready) =
                 (Arc::clone(&shared), draining.clone(), aborted.clone(), ready.clone());
             let worker = thread::Builder::new()
@@ -84,7 +135,6 @@ impl Proxy {
         for _ in &proxy.workers {
             readiness.recv().map_err(|_| Error::Lost)?.map_err(Error::Worker)?;
         }
-        (proxy.http, proxy.https) = (http, https);
         Ok(proxy)
     }
 
@@ -102,8 +152,15 @@ impl Proxy {
         self.https
     }
 
+    /// What it listens on, for a successor. Nobody accepts from them once this proxy drains.
+    pub fn sockets(&self) -> io::Result<Sockets> {
+        self.sockets.try_clone()
+    }
+
     /// Takes no more connections and waits for the requests in flight, as long as the tuning allows.
     pub fn drain(mut self) {
+        // Else nobody would refuse those that wait to be accepted, nor accept them.
+        self.sockets = Sockets::default();
         self.drain.send_replace(true);
         self.join();
     }
@@ -124,13 +181,16 @@ impl Drop for Proxy {
 }
 
 /// A socket that shares its address with those of the other workers.
-fn bind(address: &mut SocketAddr) -> Result<TcpSocket, Error> {
+fn bind(address: &mut SocketAddr) -> Result<TcpListener, Error> {
     let bound = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.set_reuseport(true)?;
         socket.bind(*address)?;
-        Ok((socket.local_addr()?, socket))
+        let socket = socket.as_fd().try_clone_to_owned()?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        Ok((listener.local_addr()?, listener))
     };
     let (chosen, socket) = bound().map_err(|error| Error::Listen(*address, error))?;
     *address = chosen;
@@ -140,7 +200,7 @@ fn bind(address: &mut SocketAddr) -> Result<TcpSocket, Error> {
 /// The whole life of a worker's thread.
 fn work(
     shared: Arc<Shared>,
-    sockets: [Option<(TcpSocket, Option<Arc<ServerConfig>>)>; 2],
+    sockets: Vec<(TcpListener, Option<Arc<ServerConfig>>)>,
     draining: watch::Receiver<bool>,
     mut aborted: watch::Receiver<()>,
     ready: &std_mpsc::Sender<io::Result<()>>,
@@ -155,8 +215,8 @@ fn work(
     let worker = Rc::new(Worker::new(shared));
     let served = async {
         let (alive, mut gone) = mpsc::channel(1);
-        for (socket, tls) in sockets.into_iter().flatten() {
-            let listener = match socket.listen(BACKLOG) {
+        for (socket, tls) in sockets {
+            let listener = match tokio::net::TcpListener::from_std(socket) {
                 Ok(listener) => listener,
                 Err(error) => return tell(Err(error)),
             };

@@ -4,27 +4,29 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::server::ResolvesServerCert;
+
 use super::balance::Load;
 use super::connect::Identity;
 use super::limit::Limiter;
 use super::pool::Key;
-use rustls::server::ResolvesServerCert;
-
-use crate::compile::{Cluster, Compiled, Limits, Passthrough, Protocol, Route};
-use crate::route::Table;
+use crate::compile::{CertificateUse, Cluster, Limits, Passthrough, Protocol, Route};
+use crate::route::{Host, Table};
 use crate::tls::{Authority, Certificates, HostMap, Setup};
 
 /// What is served; immutable, but for the endpoints' load.
 #[derive(Default)]
 pub struct Snapshot {
-    pub(super) table: Table<Arc<Route>>,
+    pub(super) table: Arc<Table<Arc<Route>>>,
     pub(super) clusters: Vec<LiveCluster>,
-    pub(super) limiters: Vec<Arc<Limiter>>,
-    pub(super) certificates: Certificates,
+    pub(super) limiters: Arc<[Arc<Limiter>]>,
+    pub(super) certificates: Arc<Certificates>,
     /// Hosts that ask their clients for certificates; where any does, those that do not, too.
-    pub(super) setups: HostMap<Option<Arc<Setup>>>,
+    pub(super) setups: Arc<HostMap<Option<Arc<Setup>>>>,
     /// Hosts whose TLS is not ended here.
-    pub(super) passthrough: HostMap<Passthrough>,
+    pub(super) passthrough: Arc<HostMap<Passthrough>>,
+    /// Who wants which certificate, for people to look at.
+    pub(super) uses: Arc<[CertificateUse]>,
 }
 
 pub(super) struct LiveCluster {
@@ -71,13 +73,8 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn snapshot(
-        &mut self,
-        compiled: Compiled,
-        mut certificates: Certificates,
-        resolver: &Arc<dyn ResolvesServerCert>,
-    ) -> Snapshot {
-        let setups = self.setups(&mut certificates, resolver);
+    /// The clusters, with what is known of their endpoints from the generation before.
+    pub(super) fn clusters(&mut self, clusters: Vec<Cluster>) -> Vec<LiveCluster> {
         let mut last = std::mem::take(&mut self.endpoints);
         let mut of = |address: &SocketAddr, protocol| {
             let key = (*address, protocol);
@@ -86,8 +83,7 @@ impl Registry {
             });
             Arc::clone(endpoint)
         };
-        let clusters = compiled
-            .clusters
+        clusters
             .into_iter()
             .map(|Cluster { name, protocol, external, endpoints, draining, empty }| LiveCluster {
                 endpoints: endpoints.iter().map(|address| of(address, protocol)).collect(),
@@ -97,15 +93,22 @@ impl Registry {
                 external,
                 empty,
             })
-            .collect();
-        let limiters = self.limiters(compiled.limits);
+            .collect()
+    }
+
+    /// What hosts ask of their clients, and which of them end their TLS themselves.
+    pub(super) fn hosts(
+        &mut self,
+        passthrough: Vec<(Host, Passthrough)>,
+        certificates: &mut Certificates,
+        resolver: &Arc<dyn ResolvesServerCert>,
+    ) -> (HostMap<Option<Arc<Setup>>>, HostMap<Passthrough>) {
         // The oldest object has the host.
-        let passthrough = compiled.passthrough.into_iter().rev().collect();
-        Snapshot { table: compiled.table, clusters, limiters, certificates, setups, passthrough }
+        (self.setups(certificates, resolver), passthrough.into_iter().rev().collect())
     }
 
     /// A limit that is as it was goes on as it was.
-    fn limiters(&mut self, limits: Vec<Limits>) -> Vec<Arc<Limiter>> {
+    pub(super) fn limiters(&mut self, limits: Vec<Limits>) -> Arc<[Arc<Limiter>]> {
         let mut known = std::mem::take(&mut self.limiters);
         let limiters = limits.into_iter().map(|limits| {
             let same = known.remove(&limits.object).filter(|it| *it.limits() == limits);
@@ -113,7 +116,7 @@ impl Registry {
         });
         let limiters: Vec<Arc<Limiter>> = limiters.collect();
         self.limiters = limiters.iter().map(|it| (Arc::clone(&it.limits().object), Arc::clone(it))).collect();
-        limiters
+        limiters.into()
     }
 
     fn setups(

@@ -69,6 +69,7 @@ pub struct Metrics {
     upstream_failures: AtomicU64,
     retries: AtomicU64,
     generation: AtomicU64,
+    compile_us: AtomicU64,
     log_lost: AtomicU64,
 }
 
@@ -111,6 +112,11 @@ impl Metrics {
 
     pub(super) fn generation(&self) {
         self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// What was served last took so long to make.
+    pub(crate) fn compiled(&self, took: Duration) {
+        self.compile_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
     pub(super) fn log_lost(&self) {
@@ -167,6 +173,12 @@ impl Metrics {
             ),
             ("retries_total", "counter", "Requests given to another endpoint or connection", &self.retries),
             ("generation", "gauge", "How often what is served has been replaced", &self.generation),
+            (
+                "compile_microseconds",
+                "gauge",
+                "What the last change took from objects to what is served",
+                &self.compile_us,
+            ),
             ("log_lost_total", "counter", "Writes of the access log that failed", &self.log_lost),
         ] {
             let value = value.load(Relaxed);

@@ -30,6 +30,7 @@ mod secure;
 mod serve;
 mod taking;
 mod upgrade;
+mod view;
 mod worker;
 
 use std::io::Write;
@@ -42,14 +43,14 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-pub use listen::{Error, Listen, Proxy};
+pub use listen::{Error, Listen, Proxy, Sockets};
 pub use live::Snapshot;
 pub use metrics::Metrics;
 
 use self::live::Registry;
 use self::names::Names;
 use self::password::Passwords;
-use crate::compile::Compiled;
+use crate::compile::{Cluster, Compiled};
 use crate::tls::{self, Certificates};
 
 /// What the operator decides about connections.
@@ -121,11 +122,42 @@ impl Shared {
     }
 
     /// Serves this from now on. Requests in flight end as they began.
-    pub fn serve(&self, compiled: Compiled, certificates: Certificates) {
+    pub fn serve(&self, compiled: Compiled, mut certificates: Certificates) {
         let mut registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let snapshot = registry.snapshot(compiled, certificates, &self.resolver);
+        let (setups, passthrough) = registry.hosts(compiled.passthrough, &mut certificates, &self.resolver);
+        let snapshot = Snapshot {
+            table: compiled.table,
+            clusters: registry.clusters(compiled.clusters),
+            limiters: registry.limiters(compiled.limits),
+            certificates: Arc::new(certificates),
+            setups: Arc::new(setups),
+            passthrough: Arc::new(passthrough),
+            uses: compiled.certificates.into(),
+        };
         self.metrics.generation();
         self.snapshot.store(snapshot.into());
+    }
+
+    /// Serves the same with other endpoints: the clusters are those of the generation in force, in its order.
+    pub fn serve_endpoints(&self, clusters: Vec<Cluster>) {
+        let mut registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let last = self.snapshot.load();
+        let snapshot = Snapshot {
+            table: Arc::clone(&last.table),
+            clusters: registry.clusters(clusters),
+            limiters: Arc::clone(&last.limiters),
+            certificates: Arc::clone(&last.certificates),
+            setups: Arc::clone(&last.setups),
+            passthrough: Arc::clone(&last.passthrough),
+            uses: Arc::clone(&last.uses),
+        };
+        self.metrics.generation();
+        self.snapshot.store(snapshot.into());
+    }
+
+    /// How many rules are in force.
+    pub fn rules(&self) -> usize {
+        self.snapshot.load().table.len()
     }
 
     pub fn metrics(&self) -> &Metrics {

@@ -53,6 +53,18 @@ impl<R> Table<R> {
         table
     }
 
+    /// Every rule, host by host: its host, its path, how much else it asks for, and where it leads.
+    pub fn rules(&self) -> Vec<(String, String, usize, &R)> {
+        let mut exact: Vec<_> = self.exact.iter().collect();
+        exact.sort_by_key(|(name, _)| *name);
+        let mut wildcard: Vec<_> = self.wildcard.iter().collect();
+        wildcard.sort_by_key(|(name, _)| *name);
+        let exact = exact.into_iter().map(|(name, paths)| (name.clone(), paths));
+        let wildcard = wildcard.into_iter().map(|(suffix, paths)| (format!("*.{suffix}"), paths));
+        let hosts = exact.chain(wildcard).chain([("*".to_owned(), &self.any)]);
+        hosts.flat_map(|(host, paths)| paths.rules(&host)).collect()
+    }
+
     /// Where the request goes. A closer host's rules come first; where none of them matches, the next host's are asked,
     /// and defaults only after all rules.
     pub fn find(&self, asked: &Asked<'_>) -> Option<&R> {
@@ -98,6 +110,33 @@ impl<R> Paths<R> {
             PathMatch::Regex(pattern) => self.regex.push((pattern, entry)),
             PathMatch::Otherwise => drop(self.otherwise.get_or_insert(entry.target)),
         }
+    }
+
+    fn rules(&self, host: &str) -> Vec<(String, String, usize, &R)> {
+        let exact = self
+            .exact
+            .iter()
+            .flat_map(|(path, entries)| entries.iter().map(move |it| (0, path.as_str(), it)));
+        let prefix = self.prefix.iter().flat_map(|(path, entries)| {
+            entries.iter().map(move |it| (1, if path.is_empty() { "/" } else { path.as_str() }, it))
+        });
+        let regex = self.regex.iter().map(|(pattern, it)| (1, pattern.as_str(), it));
+        let mut found: Vec<_> = exact.chain(prefix).chain(regex).collect();
+        // An exact path before others, then the longest.
+        found.sort_by_key(|(kind, path, _)| (*kind, std::cmp::Reverse(path.len()), *path));
+        let kind = |kind, path: &str| match (kind, path.starts_with('^')) {
+            (0, _) => "exact",
+            (_, true) => "regex",
+            (_, false) => "prefix",
+        };
+        let rules = found.into_iter().map(|(number, path, it)| {
+            let text = format!("{} {path}", kind(number, path));
+            let (method, headers, query, cookies) = it.conditions.specificity();
+            (host.to_owned(), text, usize::from(method) + headers + query + cookies, &it.target)
+        });
+        let otherwise =
+            self.otherwise.iter().map(|target| (host.to_owned(), "otherwise".to_owned(), 0, target));
+        rules.chain(otherwise).collect()
     }
 
     /// Sorting keeps the order of equals: the older rule stays first.

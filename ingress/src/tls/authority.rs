@@ -11,8 +11,8 @@ use webpki::{
     RevocationOptionsBuilder, VerifiedPath, anchor_from_trusted_cert,
 };
 
+use super::keys::data;
 use super::provider;
-use super::store::data;
 use crate::compile::ClientAuth;
 use crate::object::World;
 

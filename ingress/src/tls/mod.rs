@@ -7,6 +7,7 @@ mod authority;
 mod client;
 mod der;
 mod hosts;
+mod keys;
 mod name;
 mod staple;
 mod store;
@@ -22,6 +23,7 @@ use rustls::{ClientConfig, ServerConfig};
 pub(crate) use authority::Authority;
 pub(crate) use client::{HEADERS, Identity, Refusal, Setup};
 pub(crate) use hosts::HostMap;
+pub use keys::KeyCache;
 pub use store::Certificates;
 
 /// AWS-LC, its post-quantum hybrid X25519MLKEM768 first.
