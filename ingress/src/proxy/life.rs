@@ -11,27 +11,36 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::taking::Takings;
 
+/// A connection without any request yet has so long for its first one once the proxy drains: closed at once, it would be
+/// closed under a request that is on its way.
+pub(super) const FIRST: Duration = Duration::from_secs(1);
+
 /// Since when a connection waits for a request, if it does.
 #[derive(Debug)]
-pub(super) struct Quiet(Cell<Option<Instant>>);
+pub(super) struct Quiet {
+    since: Cell<Option<Instant>>,
+    /// Whether there has been any request.
+    asked: Cell<bool>,
+}
 
 impl Quiet {
     pub(super) fn new() -> Self {
-        Self(Cell::new(Some(Instant::now())))
+        Self { since: Cell::new(Some(Instant::now())), asked: Cell::new(false) }
     }
 
     /// A request has come.
     pub(super) fn ends(&self) {
-        self.0.set(None);
+        self.since.set(None);
+        self.asked.set(true);
     }
 
     /// It has its answer, as of now.
     pub(super) fn begins(&self, now: Instant) {
-        self.0.set(Some(now));
+        self.since.set(Some(now));
     }
 }
 
@@ -52,9 +61,14 @@ impl Patience<'_> {
         if self.takings.give_up(now, self.take) && self.ends {
             return None;
         }
-        let quiet = self.quiet.map(|(quiet, patience)| quiet.0.get().unwrap_or(now) + patience);
+        let quiet = self.quiet.map(|(quiet, patience)| quiet.since.get().unwrap_or(now) + patience);
         let next = quiet.map_or(now + self.take, |until| until.min(now + self.take));
         (next > now).then_some(next)
+    }
+
+    /// Whether the connection's first request is still to come.
+    fn awaits_first(&self) -> bool {
+        self.quiet.is_some_and(|(quiet, _)| !quiet.asked.get())
     }
 }
 
@@ -75,17 +89,25 @@ where
     let mut told = pin!(drain.wait_for(|drain| *drain));
     let first = patience.look(Instant::now()).unwrap_or_else(Instant::now);
     let mut timer = pin!(sleep_until(first));
-    let (mut listening, mut draining) = (false, false);
+    let mut grace = pin!(sleep(FIRST));
+    let (mut listening, mut draining, mut ending) = (false, false, false);
     poll_fn(move |cx| {
         // Once it listens, it need not be asked before there is something to hear.
         if !draining && (!listening || watched.has_changed().unwrap_or(true)) {
             listening = true;
             draining = told.as_mut().poll(cx).is_ready();
             if draining {
-                end(connection.as_mut());
+                grace.as_mut().reset(Instant::now() + FIRST);
             }
         }
+        if draining && !ending && (!patience.awaits_first() || grace.as_mut().poll(cx).is_ready()) {
+            ending = true;
+            end(connection.as_mut());
+        }
         let ended = connection.as_mut().poll(cx);
+        if draining && !ending && !patience.awaits_first() {
+            cx.waker().wake_by_ref();
+        }
         // What cannot be written is the connection's to find out.
         let written = after(cx);
         if ended.is_ready() {

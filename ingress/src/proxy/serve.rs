@@ -130,10 +130,15 @@ async fn connection(
     }
     let Some(config) = tls else {
         let mut ends = drain.clone();
+        let ended = async {
+            // Whoever has connected just now is about to ask. The sender is gone only with the proxy.
+            drop(ends.wait_for(|drain| *drain).await);
+            sleep(life::FIRST).await;
+        };
         let begun = tokio::select! {
             biased;
             begun = speaks_http2(&stream, client.worker.shared.tuning.head) => begun,
-            _ = ends.wait_for(|drain| *drain) => None,
+            () = ended => None,
         };
         return match begun {
             Some(true) => Box::pin(http2(client.into(), stream, drain)).await,
