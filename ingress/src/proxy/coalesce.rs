@@ -27,10 +27,12 @@ struct Held<S> {
     bytes: Vec<u8>,
     /// Of these, so many are written already.
     written: usize,
+    /// The stream may hold some of it itself, as TLS does where it cannot write at once.
+    flushing: bool,
 }
 
 pub(super) fn coalesce<S>(stream: S) -> (Coalesced<S>, Turn<S>) {
-    let held = Rc::new(RefCell::new(Held { stream, bytes: Vec::new(), written: 0 }));
+    let held = Rc::new(RefCell::new(Held { stream, bytes: Vec::new(), written: 0, flushing: false }));
     (Coalesced(Rc::clone(&held)), Turn(held))
 }
 
@@ -43,7 +45,7 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
 
 impl<S: AsyncWrite + Unpin> Held<S> {
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.bytes.is_empty() {
+        if self.bytes.is_empty() && !self.flushing {
             return Poll::Ready(Ok(()));
         }
         while self.written < self.bytes.len() {
@@ -58,7 +60,10 @@ impl<S: AsyncWrite + Unpin> Held<S> {
         if self.bytes.capacity() > KEPT {
             self.bytes = Vec::new();
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.flushing = true;
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.flushing = false;
+        Poll::Ready(Ok(()))
     }
 
     fn hold(&mut self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -120,6 +125,44 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, duplex};
 
     use super::*;
+
+    /// A stream that takes everything and has passed it on only at the second time of asking, as TLS may.
+    #[derive(Default)]
+    struct Late {
+        taken: Vec<u8>,
+        passed_on: usize,
+        asked: bool,
+    }
+
+    impl AsyncWrite for Late {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.asked = !self.asked;
+            if self.asked {
+                return Poll::Pending;
+            }
+            self.passed_on = self.taken.len();
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_the_stream_holds_itself_is_flushed_at_the_next_turn() {
+        let (writer, turn) = coalesce(Late::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(writer.0.borrow_mut().hold(&mut cx, &[IoSlice::new(b"one")]).is_ready());
+        assert!(turn.over(&mut cx).is_pending());
+        assert!(turn.over(&mut cx).is_ready());
+        assert_eq!(writer.0.borrow().stream.passed_on, 3);
+    }
 
     #[tokio::test]
     async fn writes_of_one_turn_are_one_and_a_peer_that_does_not_read_holds_the_writer_back() {

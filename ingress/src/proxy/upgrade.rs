@@ -121,7 +121,12 @@ pub(super) async fn carry_both(
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, idle: Duration) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(Ok(len @ 1..)) = timeout(idle, from.read(&mut buffer)).await {
-        if !matches!(timeout(idle, to.write_all(&buffer[..len])).await, Ok(Ok(()))) {
+        // TLS may take bytes that it cannot write at once, and keeps them until it is asked to flush.
+        let written = async {
+            to.write_all(&buffer[..len]).await?;
+            to.flush().await
+        };
+        if !matches!(timeout(idle, written).await, Ok(Ok(()))) {
             break;
         }
     }
