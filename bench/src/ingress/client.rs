@@ -323,6 +323,7 @@ async fn exchange(
     buffer: &mut [u8],
 ) -> Result<()> {
     stream.write_all(request).await.context("send a request")?;
+    stream.flush().await.context("send a request")?;
     let mut filled = 0;
     let head = loop {
         let read = stream.read(&mut buffer[filled..]).await.context("read a response")?;

@@ -27,6 +27,7 @@ use self::client::{Clients, Load};
 use self::peers::{OTHER_UPSTREAM, Peer, Programs, Running, UPSTREAM};
 use self::report::{Idle, Report, Sample};
 use self::site::Site;
+use crate::report::Machine;
 use crate::{layout, place};
 
 #[derive(clap::Args)]
@@ -108,6 +109,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let peers = if args.nginx_only { &Peer::ALL[..2] } else { &Peer::ALL[..] };
     place::make_private()?;
+    // Before we are pinned to one CPU of it.
+    let machine = Machine::this().text();
     let begun = Instant::now();
     let mut bench = Bench::new(args)?;
     let mut idle = Vec::new();
@@ -119,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let loads: Vec<_> = Load::ALL.into_iter().filter(|(name, _)| wanted(name)).collect();
     let samples = bench.rounds(peers, &loads, args.rounds, Duration::from_secs_f64(args.seconds))?;
     let churn = if wanted("churn") { Some(bench.churn(args.changes, args.routes)?) } else { None };
-    let report = Report::new(peers.to_vec(), loads, samples, idle, churn, begun.elapsed());
+    let report = Report::new(peers.to_vec(), loads, samples, idle, churn, begun.elapsed(), machine);
     print!("{}", report.table()?);
     let json = args.out.join("ingress.json");
     std::fs::write(&json, report.json()?).with_context(|| format!("write {}", json.display()))?;

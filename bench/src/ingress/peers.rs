@@ -215,12 +215,14 @@ fn nginx_configuration(site: &Site, folder: &Path) -> String {
             )
         })
         .collect();
-    // As ingress-nginx writes it, but for the limits of requests a connection, which nobody else has here.
+    // As ingress-nginx writes it, but for the limits of requests a connection, which nobody else has here, and for its buffers
+    // of 4 KiB: with those nginx takes three milliseconds of CPU for a MiB.
     format!(
         r#"daemon off;
 user root;
 worker_processes 1;
 worker_rlimit_nofile 16384;
+error_log stderr warn;
 pid nginx.pid;
 events {{ worker_connections 8192; multi_accept on; use epoll; }}
 http {{
@@ -243,7 +245,9 @@ http {{
   ssl_session_tickets on;
   ssl_early_data off;
   proxy_http_version 1.1;
-  proxy_buffering off;
+  proxy_buffers 16 16k;
+  proxy_buffer_size 16k;
+  proxy_max_temp_file_size 0;
   proxy_request_buffering off;
   proxy_set_header Host $host;
   proxy_set_header Connection "";

@@ -9,7 +9,6 @@ use serde_json::json;
 use super::churn::Churn;
 use super::client::{Load, Seen};
 use super::peers::Peer;
-use crate::report::Machine;
 use crate::statistics::{Summary, quantile};
 
 /// One measurement of one round.
@@ -65,6 +64,7 @@ pub(super) struct Report {
     idle: Vec<Idle>,
     churn: Option<Churn>,
     took: Duration,
+    machine: String,
 }
 
 /// What is promised of weir-ingress (issue 6).
@@ -82,8 +82,9 @@ impl Report {
         idle: Vec<Idle>,
         churn: Option<Churn>,
         took: Duration,
+        machine: String,
     ) -> Self {
-        Self { peers, loads, samples, idle, churn, took }
+        Self { peers, loads, samples, idle, churn, took, machine }
     }
 
     fn values(&self, peer: Peer, load: Load, value: fn(&Sample) -> f64) -> Option<Summary> {
@@ -148,11 +149,11 @@ impl Report {
     pub(super) fn table(&self) -> Result<String> {
         let mut text = String::new();
         let rounds = self.samples.iter().map(|it| it.round + 1).max().unwrap_or_default();
-        let (machine, took) = (Machine::this(), self.took.as_secs_f64());
+        let (machine, took) = (&self.machine, self.took.as_secs_f64());
         writeln!(
             text,
             "{rounds} interleaved rounds, each proxy with one worker; {}; {took:.0} s in all",
-            machine.text()
+            machine
         )?;
         for (name, load) in &self.loads {
             writeln!(
@@ -228,7 +229,7 @@ impl Report {
             .map(|it| json!({ "what": it.what, "at_most": it.at_most, "found": it.found, "kept": it.kept() }))
             .collect();
         let value = json!({
-            "machine": Machine::this().text(), "samples": samples, "idle": idle, "promises": promises,
+            "machine": self.machine, "samples": samples, "idle": idle, "promises": promises,
             "live_ms": self.churn.as_ref().map(|churn| churn.live_ms.clone()),
         });
         serde_json::to_string_pretty(&value).context("write the report as JSON")
@@ -263,7 +264,8 @@ mod tests {
         let loads = vec![("handshake", Load::Handshake { connections: 1 })];
         let peers = vec![Peer::Weir, Peer::Nginx];
         let idle = vec![Idle { peer: Peer::Weir, http1_kib: 60.0, http2_kib: 60.1 }];
-        let report = Report::new(peers, loads, samples.collect(), idle, None, Duration::from_secs(1));
+        let report =
+            Report::new(peers, loads, samples.collect(), idle, None, Duration::from_secs(1), String::new());
         let verdicts: Vec<_> = report.promises().iter().map(|it| (it.found, it.kept())).collect();
         assert_eq!(verdicts, [(0.5, true), (1.0, true), (60.0, true), (60.1, false)]);
         assert!(report.table().unwrap().contains("0.50 [0.50–0.50]"));
