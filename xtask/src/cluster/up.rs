@@ -164,7 +164,10 @@ fn bring_up(cluster: &mut Cluster, wish: &Wish, tools: &Tools, images: &[PathBuf
         let arguments = ["wait", what, limit.as_str()].into_iter().chain(nodes.iter().map(String::as_str));
         kubectl.run(&arguments.collect::<Vec<_>>()).map(drop)
     };
-    wait("--for=create")?;
+    // One by one: where two are missing, kubectl takes them for an error that ends its waiting.
+    for node in &nodes {
+        kubectl.run(&["wait", "--for=create", &limit, node])?;
+    }
     wait("--for=jsonpath={.spec.podCIDR}")?;
     clock.say("nodes registered, pod CIDRs given");
     for (index, name) in names.iter().enumerate() {
