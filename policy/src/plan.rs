@@ -212,18 +212,18 @@ impl<'a> Plan<'a> {
         for set in leaving {
             let rows: Vec<_> = now.rows(*set, *first).collect();
             let differ = others.iter().any(|old| !now.rows(*set, *old).eq(rows.iter().copied()));
-            let otherwise = staying.contains(set) && !desired.rows(*set, new).eq(rows.iter().copied());
+            // One that no endpoint has any more may have rows all the same: of a pod whose address is another's now.
+            let stays = staying.contains(set) || desired.rows(*set, new).next().is_some();
+            let otherwise = stays && !desired.rows(*set, new).eq(rows.iter().copied());
             // A plan that was cut short may have left more.
             let left = now.rows(*set, new).any(|(place, _)| !rows.iter().any(|(other, _)| *other == place));
             if differ || otherwise || left {
                 return None;
             }
-            lent.extend(rows.into_iter().filter(|_| !staying.contains(set)).map(
-                |((protocol, port, bits), row)| {
-                    let key = RuleKey { rule_set: *set, class: new, protocol, zero: 0, port };
-                    (RulePrefix { key, bits }, row)
-                },
-            ));
+            lent.extend(rows.into_iter().filter(|_| !stays).map(|((protocol, port, bits), row)| {
+                let key = RuleKey { rule_set: *set, class: new, protocol, zero: 0, port };
+                (RulePrefix { key, bits }, row)
+            }));
         }
         Some(lent)
     }

@@ -292,6 +292,19 @@ fn a_label_that_no_selector_asks_for_writes_nothing() {
     assert_eq!(plans(&[CLUSTER, &unique, CLUSTER]), vec![vec![], vec![]]);
 }
 
+/// Until the pod that ended is detached, two have its address. The older one's rule set is no endpoint's then, but keeps its rows.
+#[test]
+fn a_pod_that_gets_the_address_of_one_that_still_stands_takes_no_row_from_its_rule_set() {
+    let before = "
+        ns two app=x
+        ns z
+        pod z/b-2 node-0 10.244.0.128
+        netpol z/p2 {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {app: x}}}]}, {from: [{podSelector: {}}]}]}
+    ";
+    let after = format!("{before}\n        pod two/a-2 node-0 10.244.0.128");
+    plans(&[before, &after, before]);
+}
+
 #[test]
 fn services_and_their_slices_are_followed_one_by_one() {
     let service = |name: &str, ip: &str, backend: &str| {
