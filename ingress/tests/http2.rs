@@ -12,18 +12,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
+use edge::local::{Local, block_on};
+use edge::tls::{Certificate, certificate, secret};
 use edge::{Edge, Upstream, everything, ingress_with, service};
 use futures_util::stream::{self, Iter};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::header::{HeaderMap, HeaderValue};
-use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use ingress::proxy::Tuning;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
@@ -31,41 +33,8 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-#[derive(Clone)]
-struct Local;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        spawn_local(future);
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new()
-        .block_on(&runtime, async { tokio::time::timeout(edge::PATIENCE, future).await.expect("in time") })
-}
-
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-struct Certificate {
-    pem: String,
-    key_pem: String,
-    der: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
-}
-
-fn certificate(name: &str) -> Certificate {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let made = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
-    Certificate {
-        pem: made.pem(),
-        key_pem: key.serialize_pem(),
-        der: made.der().clone(),
-        key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-    }
 }
 
 /// An upstream of HTTP/2 that echoes the body and ends with a trailer that says how long it was.
@@ -139,7 +108,6 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Frames>, Infallible
 
 /// Objects that serve `a.b` over TLS with this certificate.
 fn over_tls(certificate: &Certificate, annotations: &[(&str, &str)], upstream: SocketAddr) -> String {
-    let indent = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
     service("web", &[upstream])
         + &ingress_with(
             "all",
@@ -147,17 +115,13 @@ fn over_tls(certificate: &Certificate, annotations: &[(&str, &str)], upstream: S
             &["a.b Prefix / web"],
             "tls: [{ hosts: [a.b], secretName: one }],",
         )
-        + &format!(
-            "---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: one }}\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
-            indent(&certificate.pem),
-            indent(&certificate.key_pem)
-        )
+        + &secret("one", &certificate.chain, &certificate.key)
 }
 
 /// A connection of HTTP/2 to the proxy, agreed on in the handshake.
 async fn connect(edge: &Edge, certificate: &Certificate) -> SendRequest<Full<Bytes>> {
     let mut roots = RootCertStore::empty();
-    roots.add(certificate.der.clone()).unwrap();
+    roots.add(certificate.root.clone()).unwrap();
     let builder =
         ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
@@ -179,7 +143,7 @@ fn request(path: &str, body: &'static str) -> Request<Full<Bytes>> {
 #[test]
 fn a_client_of_http_2_is_served_by_an_upstream_of_http_1() {
     let web = Upstream::named("web");
-    let one = certificate("a.b");
+    let one = certificate(&["a.b"]);
     let edge = Edge::new(&over_tls(&one, &[], web.address));
     block_on(async {
         let mut sender = connect(&edge, &one).await;
@@ -199,7 +163,7 @@ fn a_client_of_http_2_is_served_by_an_upstream_of_http_1() {
 
 #[track_caller]
 fn grpc(upstream: &Grpc, protocol: &str, scheme: &'static str) {
-    let one = certificate("a.b");
+    let one = certificate(&["a.b"]);
     let edge = Edge::new(&over_tls(&one, &[("backend-protocol", protocol)], upstream.address));
     block_on(async {
         let sender = Rc::new(connect(&edge, &one).await);
@@ -234,10 +198,11 @@ fn grpc_keeps_its_trailers_from_end_to_end() {
 
 #[test]
 fn grpc_over_tls_does_too() {
-    let own = certificate("inner");
+    let own = certificate(&["inner"]);
     let builder =
         ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_no_client_auth().with_single_cert(vec![own.der], own.key).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+    let mut config = builder.with_no_client_auth().with_single_cert(vec![own.root], key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     grpc(&Grpc::new(Some(config)), "GRPCS", "https");
 }
@@ -258,7 +223,7 @@ fn trailers_reach_a_client_of_http_1_that_wants_them() {
 #[test]
 fn a_host_that_is_not_the_authority_is_refused() {
     let web = Upstream::named("web");
-    let one = certificate("a.b");
+    let one = certificate(&["a.b"]);
     let edge = Edge::new(&over_tls(&one, &[], web.address));
     block_on(async {
         let mut sender = connect(&edge, &one).await;
@@ -279,7 +244,7 @@ fn a_stream_that_is_not_taken_is_reset_and_its_neighbours_go_on() {
         (0..len / part.len()).try_for_each(|_| stream.write_all(&part))?;
         Ok(true)
     });
-    let one = certificate("a.b");
+    let one = certificate(&["a.b"]);
     let tuning = Tuning { take: Duration::from_secs(1), ..Tuning::default() };
     let edge = Edge::tuned(&over_tls(&one, &[], web.address), tuning);
     block_on(async {

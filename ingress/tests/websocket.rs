@@ -5,33 +5,17 @@ mod edge;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
+use edge::local::{Local, block_on};
 use edge::{Edge, Upstream, everything};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::ext::Protocol;
-use hyper::rt::Executor;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::runtime::Builder;
-use tokio::task::{LocalSet, spawn_local};
-
-#[derive(Clone)]
-struct Local;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        spawn_local(future);
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new()
-        .block_on(&runtime, async { tokio::time::timeout(edge::PATIENCE, future).await.expect("in time") })
-}
+use tokio::task::spawn_local;
 
 type Sender = SendRequest<Empty<Bytes>>;
 

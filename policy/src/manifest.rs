@@ -28,6 +28,24 @@ pub struct Document {
     pub value: Value,
 }
 
+impl Document {
+    /// One of the items that an API server lists. They do not say of what kind they are, and carry what is not for us:
+    /// `managedFields`, and the manifest that kubectl applied last.
+    pub fn of_api_server(kind: &str, api_version: &str, text: &str) -> Result<Self, serde_json::Error> {
+        let mut value: Value = serde_json::from_str(text)?;
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            metadata.remove("managedFields");
+            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+                annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+            }
+        }
+        value["kind"] = kind.into();
+        value["apiVersion"] = api_version.into();
+        let origin = "API server".to_owned();
+        Ok(Self { origin, line: 1, kind: kind.to_owned(), api_version: api_version.to_owned(), value })
+    }
+}
+
 impl fmt::Display for Document {
     /// `NetworkPolicy shop/web`, for objects of any kind; the namespace only where the object names one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,6 @@ use kubernetes::{News, Resource, Sink};
 use policy::Warning;
 use policy::manifest::Document;
 use serde::Deserialize;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -96,23 +95,8 @@ fn read(kind: Kind, text: &str) -> Result<(Object, Vec<Warning>), String> {
         }
         // What people write is read as that in files is: a field that is not understood is told.
         Kind::Ingress | Kind::IngressClass | Kind::Secret => {
-            let mut value: Value = serde_json::from_str(text).map_err(unread)?;
-            if let Some(metadata) = value["metadata"].as_object_mut() {
-                metadata.remove("managedFields");
-                if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-                    annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-                }
-            }
-            // Items of a list do not say what they are.
-            value["kind"] = kind.as_str().into();
-            value["apiVersion"] = kind.api_version().into();
-            let document = Document {
-                origin: "API server".to_owned(),
-                line: 1,
-                kind: kind.as_str().to_owned(),
-                api_version: kind.api_version().to_owned(),
-                value,
-            };
+            let document =
+                Document::of_api_server(kind.as_str(), kind.api_version(), text).map_err(unread)?;
             match Object::read(&document) {
                 Ok(read) => read.ok_or_else(|| format!("no {}", kind.as_str())),
                 Err(warning) => Err(format!("{}: {}", warning.field, warning.message)),

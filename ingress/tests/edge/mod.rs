@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod client;
+pub(crate) mod local;
 pub(crate) mod running;
 pub(crate) mod tls;
 pub(crate) mod upstream;

@@ -12,7 +12,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use policy::manifest::{self, Document};
 use policy::{Kind, Object, Warning};
 use serde::Deserialize;
-use serde_json::Value;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,20 +115,8 @@ pub(super) fn object(kind: Kind, text: &str) -> Result<(Object, Vec<Warning>), S
 /// are read as those in files are.
 fn policy(text: &str) -> Result<(Object, Vec<Warning>), String> {
     let kind = Kind::NetworkPolicy;
-    let mut value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if let Some(metadata) = value["metadata"].as_object_mut() {
-        metadata.remove("managedFields");
-    }
-    // Items of a list do not say what they are.
-    value["kind"] = kind.as_str().into();
-    value["apiVersion"] = kind.api_version().into();
-    let document = Document {
-        origin: "API server".to_owned(),
-        line: 1,
-        kind: kind.as_str().to_owned(),
-        api_version: kind.api_version().to_owned(),
-        value,
-    };
+    let document = Document::of_api_server(kind.as_str(), kind.api_version(), text);
+    let document = document.map_err(|error| error.to_string())?;
     match manifest::object(&document) {
         Ok(read) => read.ok_or_else(|| "no NetworkPolicy".to_owned()),
         Err(warning) => Err(format!("{}: {}", warning.field, warning.message)),
