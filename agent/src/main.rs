@@ -127,8 +127,7 @@ async fn serve(config: Config) -> Result<()> {
         overlay::remove_device(&handle).await?;
         None
     } else {
-        // Its MTU and addresses follow from Node objects.
-        let device = overlay::device(&handle, config.vxlan_port, 1280).await?;
+        let device = overlay::device(&handle, config.vxlan_port).await?;
         dataplane.attach_overlay(device)?;
         Some(device)
     };

@@ -196,6 +196,7 @@ async fn make_overlay(routes: &mut Routes, events: &mpsc::Sender<Event>) -> Resu
         && let Ok(attached) = attached.await
     {
         attached?;
+        routes.device = Some(ifindex);
     }
     Ok(format!("link {}: gone, made anew", overlay::DEVICE))
 }

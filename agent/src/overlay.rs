@@ -20,7 +20,7 @@ use tracing::info;
 pub(crate) const DEVICE: &str = "weir-vxlan";
 
 /// Makes the device, or finds the one that an earlier agent made: packets go on through it. Returns its index.
-pub(crate) async fn device(handle: &Handle, port: u16, mtu: u32) -> Result<u32> {
+pub(crate) async fn device(handle: &Handle, port: u16) -> Result<u32> {
     if let Some(link) = handle.link_by_name(DEVICE).await? {
         if handle.vxlan_port(link.index).await? == Some(port) && link.mac == Some(DEVICE_MAC) {
             return Ok(link.index);
@@ -28,7 +28,8 @@ pub(crate) async fn device(handle: &Handle, port: u16, mtu: u32) -> Result<u32> 
         info!(device = DEVICE, "of another kind or port, made anew");
         handle.delete_link(link.index).await?;
     }
-    let spec = VxlanSpec { name: DEVICE, mac: DEVICE_MAC, mtu, port };
+    // Its addresses and its own MTU follow from Node objects; this is the least that IPv6 needs.
+    let spec = VxlanSpec { name: DEVICE, mac: DEVICE_MAC, mtu: 1280, port };
     let taken = || format!("another device or program may have UDP port {port}: choose --vxlan-port");
     let ifindex = handle.create_vxlan(&spec).await.with_context(taken)?;
     netlink::sysctl(&format!("ipv4/conf/{DEVICE}/rp_filter"), "2")?;

@@ -60,11 +60,10 @@ impl Routes {
         })
     }
 
-    /// Makes the device anew: its index. What leads to it is for [`sync`](Self::sync), when programs are on it.
-    pub(crate) async fn make_device(&mut self) -> Result<u32> {
-        let device = overlay::device(&self.handle, self.port, 1280).await?;
-        self.device = Some(device);
-        Ok(device)
+    /// Makes the device anew: its index. It becomes [`device`](Self::device), and [`sync`](Self::sync) leads to it, when
+    /// programs are on it.
+    pub(crate) async fn make_device(&self) -> Result<u32> {
+        overlay::device(&self.handle, self.port).await
     }
 
     /// Waits until the way to a node has opened or closed: then [`sync`](Self::sync) is due. May be dropped at any time.

@@ -231,7 +231,6 @@ impl<D: Datapath> Agent<D> {
 
     fn take(&mut self, update: Update) {
         let Update { changes, complete, warnings, revision, arrived } = update;
-        self.arrivals.extend(arrived);
         self.heard_at = Some(Instant::now());
         for change in changes {
             self.naming.follow(&mut self.world, change);
@@ -241,6 +240,10 @@ impl<D: Datapath> Agent<D> {
             self.complain("files", warnings.iter().map(Warning::to_string).collect());
             self.revision_read = revision;
             self.source_seen = true;
+        }
+        // Before all is known nothing comes into force, however long that takes.
+        if self.source_seen {
+            self.arrivals.extend(arrived);
         }
         self.admit();
     }
