@@ -25,7 +25,7 @@ pub(crate) struct Config {
     /// Where to listen for HTTP over TLS; `off` for nowhere
     #[arg(long, default_value = "[::]:8443", value_name = "ADDRESS")]
     pub(crate) https: Bind,
-    /// Where /healthz, /readyz and /metrics are answered; `off` for nowhere
+    /// Where /healthz, /readyz, /metrics and `weir ingress` are answered, to whoever can connect; `off` for nowhere
     #[arg(long, default_value = "127.0.0.1:9480", value_name = "ADDRESS")]
     pub(crate) admin: Bind,
     /// Threads that serve; absent: one for each core

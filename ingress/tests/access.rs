@@ -98,7 +98,8 @@ fn asks(auth: &Upstream, path: &str, web: &Upstream, more: &[(&str, &str)]) -> E
     Edge::new(&(everything(&annotations, &[web.address]) + &service("auth", &[auth.address])))
 }
 
-const SESSION: &str = "Cookie: session=ann\r\nX-User: root\r\nX-Group: wheel\r\nX_User: root\r\n";
+const SESSION: &str =
+    "Cookie: session=ann\r\nX-User: root\r\nX-Group: wheel\r\nX_User: root\r\nX_Original_Uri: /public\r\n";
 
 #[test]
 fn a_service_is_asked_with_the_requests_head_and_the_upstream_learns_what_it_says() {
@@ -124,6 +125,7 @@ fn a_service_is_asked_with_the_requests_head_and_the_upstream_learns_what_it_say
         assert_eq!(seen.header(name), Some(value), "{name}");
     }
     assert_eq!(seen.header("content-length"), None);
+    assert_eq!(seen.header("x_original_uri"), None, "taken for ours by many a reader");
     let seen = web.seen().remove(0);
     assert_eq!(seen.header("x-user"), Some("ann"));
     assert_eq!((seen.header("x-group"), seen.header("x_user")), (None, None), "not the client's to say");
@@ -131,6 +133,18 @@ fn a_service_is_asked_with_the_requests_head_and_the_upstream_learns_what_it_say
         assert_eq!(client.get("a.b", "/", SESSION).status, 200);
         (auth.connections() < auth.seen().len()).then_some(())
     });
+}
+
+#[test]
+fn who_comes_in_without_its_being_asked_says_nothing_in_its_name() {
+    let (web, auth) = (Upstream::named("web"), authority());
+    let edge = asks(&auth, "/", &web, &[("satisfy", "any"), ("whitelist-source-range", "127.0.0.0/8")]);
+    assert_eq!(edge.client().get("a.b", "/", SESSION).status, 200);
+    assert!(auth.seen().is_empty());
+    let seen = web.seen().remove(0);
+    for name in ["x-user", "x_user", "x-group"] {
+        assert_eq!(seen.header(name), None, "{name}");
+    }
 }
 
 #[test]

@@ -216,6 +216,19 @@ fn the_upstream_is_given_the_certificate_and_nobody_can_make_up_one() {
 }
 
 #[test]
+fn the_service_of_auth_url_learns_of_the_certificate_too() {
+    let it = Setting::new();
+    let auth = Upstream::named("auth");
+    let objects = it.objects(
+        &[("auth-url", "http://auth.default.svc.cluster.local/")],
+        &[("ca.crt", &it.root.as_ref().pem())],
+    );
+    let edge = Edge::new(&(objects + &service("auth", &[auth.address])));
+    assert_eq!(it.status(&edge, Some(&shows(&parameters("alice"), &it.root, &[]))), 200);
+    assert_eq!(auth.seen()[0].header("ssl-client-verify"), Some("SUCCESS"));
+}
+
+#[test]
 fn a_host_that_is_not_the_connections_is_misdirected() {
     let it = Setting::new();
     let edge = it.edge(&[("auth-tls-verify-client", "optional")]);

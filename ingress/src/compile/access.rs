@@ -156,7 +156,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) namespace: &'a str,
     /// Whose Secrets are known; none where objects are looked at without them.
     pub(super) secrets: Option<&'a World>,
-    /// Every rule of the object says which host it is for.
+    /// Every host of the object is one name: no wildcard, none that takes any.
     pub(super) hosts_are_named: bool,
 }
 
@@ -245,13 +245,13 @@ impl External {
         let whose = match url.authority() {
             Authority::Anyones => Some("its host is what clients write in their requests"),
             Authority::OfRequest if !around.hosts_are_named => {
-                Some("its host is the request's, and a rule without host takes any")
+                Some("its host is the request's, and a rule without host, or with a wildcard, takes any")
             }
             Authority::OfRequest | Authority::Fixed => None,
         };
         if let Some(whose) = whose {
             let message =
-                format!("{text:?}: {whose}: expected a host by name, or $host where every rule has a host");
+                format!("{text:?}: {whose}: expected a host by name, or $host where every host is one name");
             reader.close(&name, message, "whom its auth-url asks is up to the client");
             return None;
         }

@@ -70,6 +70,9 @@ pub(super) fn options(
     let prefix = HeaderName::from_static("x-forwarded-prefix");
     filters.extend(reader.header("x-forwarded-prefix").map(|value| Filter::RequestHeader(prefix, value)));
     filters.extend(balance(&mut reader));
+    let aliases = reader.aliases();
+    let hosts_are_named = around.hosts_are_named && aliases.iter().all(|host| matches!(host, Host::Exact(_)));
+    let around = &Surroundings { hosts_are_named, ..*around };
     let options = Options {
         limits: reader.limits(),
         affinity: reader.affinity(),
@@ -78,7 +81,7 @@ pub(super) fn options(
         force_ssl_redirect: reader.flag("force-ssl-redirect").unwrap_or(false),
         rewrite_target: reader.text("rewrite-target", |text| text.starts_with('/'), "a path such as /$2"),
         use_regex: reader.flag("use-regex").unwrap_or(false),
-        aliases: reader.aliases(),
+        aliases,
         canary: Canary::read(&mut reader),
         client_auth: ClientAuth::read(&mut reader, around.namespace),
         passthrough: reader.flag("ssl-passthrough").unwrap_or(false),

@@ -144,7 +144,8 @@ impl Ours<'_> {
 
 fn names_every_host(spec: &IngressSpec) -> bool {
     let rules = spec.rules.as_deref().unwrap_or_default();
-    !rules.is_empty() && rules.iter().all(|rule| rule.host.as_deref().is_some_and(|host| !host.is_empty()))
+    let is_named = |host: &str| matches!(Host::parse(host), Ok(Host::Exact(_)));
+    !rules.is_empty() && rules.iter().all(|rule| rule.host.as_deref().is_some_and(is_named))
 }
 
 /// A host of `spec.tls`; without a Secret the default certificate is meant, without a host the certificate's own.

@@ -121,7 +121,7 @@ impl Template {
                         break;
                     }
                 }
-                Part::Variable(Variable::Host | Variable::HttpHost) => found = Authority::OfRequest,
+                Part::Variable(Variable::Host) => found = Authority::OfRequest,
                 Part::Variable(_) => return Authority::Anyones,
             }
         }
@@ -284,6 +284,8 @@ mod tests {
             ("http://auth.default.svc/check?u=$http_x", Authority::Fixed),
             ("https://$host/oauth2/auth", Authority::OfRequest),
             ("https://auth.${host}:8443/$uri", Authority::OfRequest),
+            // With a port that is the client's to choose.
+            ("https://$http_host/oauth2/auth", Authority::Anyones),
             ("http://$http_x_auth/", Authority::Anyones),
             ("http://auth$arg_x", Authority::Anyones),
         ] {

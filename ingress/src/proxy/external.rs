@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode, Uri};
 
 use super::ask::{self, Question, Whom};
 use super::filter::{Reply, Subject};
-use super::guard::{Admitted, refuse};
+use super::guard::{self, Admitted, refuse};
 use super::headers;
 use super::live::{LiveCluster, Snapshot};
 use super::record::Fault;
@@ -99,8 +99,9 @@ fn head(external: &External, subject: &Subject<'_>, host: HeaderValue) -> Header
     let scheme = if subject.origin.secure { "https" } else { "http" };
     let client = subject.origin.client.to_string();
     let back = external.redirect.as_ref().map(|it| it.fill(&variables));
-    for (name, value) in [
-        ("x-original-url", format!("{scheme}://{authority}{request_uri}").as_str()),
+    let whole = format!("{scheme}://{authority}{request_uri}");
+    let said = [
+        ("x-original-url", whole.as_str()),
         ("x-original-uri", request_uri),
         ("x-original-method", subject.method.as_str()),
         ("x-scheme", scheme),
@@ -109,13 +110,9 @@ fn head(external: &External, subject: &Subject<'_>, host: HeaderValue) -> Header
         ("x-forwarded-for", &client),
         ("x-auth-request-redirect", back.as_deref().unwrap_or(request_uri)),
         ("x-request-id", subject.id),
-    ] {
-        let name = HeaderName::from_static(name);
-        match HeaderValue::from_str(value) {
-            Ok(value) => headers.insert(name, value),
-            Err(_) => headers.remove(name),
-        };
-    }
+    ];
+    let said = said.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).ok()));
+    guard::write(said.into(), &mut headers);
     headers
 }
 

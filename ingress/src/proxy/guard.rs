@@ -40,11 +40,11 @@ pub(super) async fn pass(
     };
     let client = subject.origin.client;
     if guard.sources.as_ref().is_some_and(|sources| sources.iter().any(|net| net.contains(&client))) {
-        return Ok(Admitted { held, ..Admitted::default() });
+        return Ok(unasked(guard, held));
     }
     if let Some(basic) = &guard.basic {
         match by_password(basic, subject, worker).await {
-            Ok(()) if guard.any => return Ok(Admitted { held, ..Admitted::default() }),
+            Ok(()) if guard.any => return Ok(unasked(guard, held)),
             Ok(()) => {}
             // The other way in may still be open.
             Err(_) if guard.any && guard.external.is_some() => {}
@@ -56,6 +56,12 @@ pub(super) async fn pass(
         None => Admitted::default(),
     };
     Ok(Admitted { held, ..admitted })
+}
+
+/// Whoever may come without his `auth-url` being asked: what it alone may say is not his to say either.
+fn unasked(guard: &Guard, held: Option<Held>) -> Admitted {
+    let names = guard.external.iter().flat_map(|external| &external.response_headers);
+    Admitted { held, request: names.map(|name| (name.clone(), None)).collect(), cookies: Vec::new() }
 }
 
 fn too_much(excess: Excess, subject: &Subject<'_>) -> Reply {

@@ -176,6 +176,7 @@ async fn connection(
 async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
     // No method of HTTP/1.1 begins so; all of it comes at once, unless somebody takes it apart.
     const BEGIN: &[u8] = b"PRI ";
+    let mut pause = Duration::from_millis(5);
     let begun = async {
         loop {
             let mut start = [0; BEGIN.len()];
@@ -183,7 +184,10 @@ async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
                 0 => return None,
                 len if start[..len] != BEGIN[..len] => return Some(false),
                 4 => return Some(true),
-                _ => sleep(Duration::from_millis(5)).await,
+                _ => {
+                    sleep(pause).await;
+                    pause = (2 * pause).min(Duration::from_secs(1));
+                }
             }
         }
     };
@@ -308,6 +312,8 @@ async fn answer(
     {
         return Ok(answer::refusal(exchange, refusal));
     }
+    // Before anybody is asked about it: what clients say of certificates themselves is nobody's to believe.
+    secure::write(&client, &snapshot, &mut parts.headers);
     let subject = Subject {
         method: &parts.method,
         uri: &parts.uri,
@@ -380,7 +386,6 @@ async fn answer(
                 }
             }
             drop(path);
-            secure::write(&client, &snapshot, &mut parts.headers);
             let passed = Passed { parts, body, upgrade, origin, client: Rc::clone(&client), effects };
             let response = forward::forward(exchange, &snapshot, &route, shares, passed).await;
             match kept {

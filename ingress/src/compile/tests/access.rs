@@ -121,7 +121,14 @@ fn an_auth_url_that_clients_could_choose_closes_the_object() {
     closes(&[("auth-url", "http://$http_x/")], "", "its host is what clients write");
     let served = Served::new(&annotated("a", &[("auth-url", "https://$host/auth")], &["- Prefix / web"]));
     assert_eq!(served.to("any.host/"), "503");
-    served.warns(&["a rule without host takes any"]);
+    served.warns(&["a rule without host, or with a wildcard, takes any"]);
+    for (alias, host) in [("", "*.a.b"), ("*.a.b", "c.d")] {
+        let annotations = [("auth-url", "https://$host/auth"), ("server-alias", alias)];
+        let annotations = if alias.is_empty() { &annotations[..1] } else { &annotations };
+        let served = Served::new(&annotated("a", annotations, &[&format!("{host} Prefix / web")]));
+        assert_eq!(served.to("x.a.b/"), "503", "{alias:?}");
+        served.warns(&["a rule without host, or with a wildcard, takes any"]);
+    }
     closes(&[("auth-url", "http://a.b/"), ("auth-method", "get it")], "", "auth-method: \"get it\"");
     closes(
         &[("auth-url", "http://a.b/"), ("auth-response-headers", "a b")],
