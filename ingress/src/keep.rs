@@ -16,6 +16,7 @@ use crate::{Signals, Told};
 
 /// Until the successor ends by itself.
 pub(crate) async fn keep(mut successor: Child, estate: Estate, signals: &mut Signals) -> Result<()> {
+    let mut estate = Some(estate);
     let mut draining = JoinSet::new();
     loop {
         let told = tokio::select! {
@@ -27,10 +28,14 @@ pub(crate) async fn keep(mut successor: Child, estate: Estate, signals: &mut Sig
             told = signals.next() => told,
         };
         if told == Told::End {
+            // Else who connects while the successor drains would wait for nobody.
+            estate = None;
             pass_on(&successor, Signal::SIGTERM);
             continue;
         }
-        match replace(&estate).await {
+        // Told to end, nothing is handed over any more.
+        let Some(estate) = &estate else { continue };
+        match replace(estate).await {
             Ok(next) => {
                 info!("handed over once more");
                 pass_on(&successor, Signal::SIGTERM);

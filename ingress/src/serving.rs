@@ -66,8 +66,12 @@ impl Serving {
             Changed::Endpoints if self.begun => self.serve_endpoints(world),
             _ => self.serve_everything(world),
         }
-        let took_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.shared.metrics().compiled(begin.elapsed());
+        let took = begin.elapsed();
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let compiled = changed != Changed::Nothing || !self.begun;
+        if compiled {
+            self.shared.metrics().compiled(took);
+        }
         let warnings: BTreeSet<Warning> =
             odd.into_iter().chain(self.of_rules.iter().chain(&self.of_endpoints).cloned()).collect();
         warnings.difference(&self.told).for_each(|warning| warn!("{warning}"));
@@ -81,7 +85,7 @@ impl Serving {
                 took_us,
                 "serving"
             );
-        } else {
+        } else if compiled {
             debug!(took_us, "endpoints changed");
         }
         self.begun = true;

@@ -170,7 +170,7 @@ fn refusal(status: StatusCode) -> String {
     match status {
         StatusCode::FORBIDDEN => {
             "403 Forbidden: the ServiceAccount's Role must allow get, create and update of leases in \
-             coordination.k8s.io (deploy/ has it)"
+             coordination.k8s.io"
                 .into()
         }
         status => status.to_string(),

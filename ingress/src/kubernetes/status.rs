@@ -259,6 +259,8 @@ impl Writer {
         let entries: Vec<Value> = addresses.iter().map(Address::json).collect();
         let body = Bytes::from(json!({ "status": { "loadBalancer": { "ingress": entries } } }).to_string());
         let mut last = Instant::now();
+        // One that is refused, by a webhook say, is not what the others wait for.
+        let mut refused = None;
         for Name { namespace, name } in names {
             let path = format!("/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/{name}/status");
             let kind = "application/merge-patch+json";
@@ -267,17 +269,20 @@ impl Writer {
                 // Gone meanwhile: the watch will tell.
                 StatusCode::NOT_FOUND => {}
                 status if status.is_success() => {}
-                status => return Err(refusal(status, "patch ingresses/status")),
+                status => {
+                    let refusal = refusal(status, "patch ingresses/status");
+                    refused.get_or_insert_with(|| format!("Ingress {namespace}/{name}: {refusal}"));
+                }
             }
             if last.elapsed() >= RENEWED {
                 self.elector.turn().await?;
                 last = Instant::now();
                 if !self.elector.leads() {
-                    return Ok(());
+                    break;
                 }
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// Takes back what nobody would keep right any more, and lets go of the Lease.
@@ -300,7 +305,7 @@ impl Writer {
 fn refusal(status: StatusCode, what: &str) -> String {
     match status {
         StatusCode::FORBIDDEN => {
-            format!("403 Forbidden: the ServiceAccount must be allowed to {what} (deploy/ has it)")
+            format!("403 Forbidden: the ServiceAccount must be allowed to {what}")
         }
         status => format!("{what}: {status}"),
     }

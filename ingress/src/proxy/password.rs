@@ -4,7 +4,7 @@
 //! a client pays once and not with each request.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(super) struct Passwords {
     /// Without knowing it, what is remembered says nothing. None could be had: nothing is remembered.
     key: Option<[u8; 32]>,
     right: Mutex<HashSet<[u8; 32]>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 /// What came of it.
@@ -46,7 +46,7 @@ impl Passwords {
         let secret = tls::provider().secure_random.fill(&mut key).is_ok();
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let key = secret.then_some(key);
-        Self { key, right: Mutex::default(), turns: Semaphore::new(cores.div_ceil(2)) }
+        Self { key, right: Mutex::default(), turns: Arc::new(Semaphore::new(cores.div_ceil(2))) }
     }
 
     pub(super) async fn verify(&self, password: &Password, given: &[u8]) -> Verdict {
@@ -58,10 +58,17 @@ impl Passwords {
         if self.remembers(&mark) {
             return Verdict::Right;
         }
-        let Ok(Ok(turn)) = timeout(PATIENCE, self.turns.acquire()).await else { return Verdict::Busy };
+        let Ok(Ok(turn)) = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await else {
+            return Verdict::Busy;
+        };
         let (password, given) = (password.clone(), given.to_vec());
-        let right = spawn_blocking(move || is_right(&password, &given)).await.unwrap_or(false);
-        drop(turn);
+        // The turn is the trial's, which goes on though the client has left.
+        let trial = move || {
+            let right = is_right(&password, &given);
+            drop(turn);
+            right
+        };
+        let right = spawn_blocking(trial).await.unwrap_or(false);
         if right && self.key.is_some() {
             self.remember(mark);
         }

@@ -3,6 +3,7 @@
 //! A client of HTTP/2 asks for WebSocket by an extended CONNECT (RFC 8441); its stream becomes the connection, and the
 //! upstream sees the same request as from a client of HTTP/1.1.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use hyper::{Method, Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::balance::InFlight;
@@ -114,16 +115,30 @@ pub(super) async fn carry_both(
 ) {
     let (one_in, one_out) = split(one);
     let (other_in, other_out) = split(other);
-    tokio::join!(carry(one_in, other_out, idle), carry(other_in, one_out, idle));
+    let last = Cell::new(Instant::now());
+    tokio::join!(carry(one_in, other_out, idle, &last), carry(other_in, one_out, idle, &last));
 }
 
-/// One way. What is read is written before more is read, so a slow reader holds the writer back.
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, idle: Duration) {
+/// One way, until it ends or `last`, when either end has said something, is long ago. What is read is written before more is
+/// read, so a slow reader holds the writer back.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    idle: Duration,
+    last: &Cell<Instant>,
+) {
     let mut buffer = vec![0; 16 << 10];
-    while let Ok(Ok(len @ 1..)) = timeout(idle, from.read(&mut buffer)).await {
+    loop {
+        let read = match timeout_at(last.get() + idle, from.read(&mut buffer)).await {
+            Ok(Ok(len @ 1..)) => len,
+            // The other end goes on speaking: this one listens.
+            Err(_) if last.get() + idle > Instant::now() => continue,
+            Ok(_) | Err(_) => break,
+        };
+        last.set(Instant::now());
         // TLS may take bytes that it cannot write at once, and keeps them until it is asked to flush.
         let written = async {
-            to.write_all(&buffer[..len]).await?;
+            to.write_all(&buffer[..read]).await?;
             to.flush().await
         };
         if !matches!(timeout(idle, written).await, Ok(Ok(()))) {
@@ -132,4 +147,37 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
     }
     // The other end may have closed already.
     to.shutdown().await.unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_listens_is_not_taken_for_gone_and_two_who_are_silent_are() {
+        let (mut near, one) = duplex(64);
+        let (mut far, other) = duplex(64);
+        let talk = async {
+            for _ in 0..5 {
+                sleep(IDLE * 2 / 3).await;
+                far.write_all(b"tick").await.unwrap();
+                let mut heard = [0; 4];
+                near.read_exact(&mut heard).await.unwrap();
+            }
+            near.write_all(b"bye").await.unwrap();
+            let mut heard = [0; 3];
+            far.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"bye", "its way is still open");
+            let silent = Instant::now();
+            assert_eq!(far.read(&mut heard).await.unwrap(), 0);
+            silent.elapsed()
+        };
+        let (silence, ()) = tokio::join!(talk, carry_both(one, other, IDLE));
+        assert_eq!(silence, IDLE);
+    }
 }
