@@ -125,12 +125,8 @@ impl Cluster {
 
     fn api(&self, version: &str, kind: &str, namespace: Option<&str>) -> Result<Api<DynamicObject>> {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let plural = match kind {
-            "NetworkPolicy" => "networkpolicies".to_owned(),
-            _ => format!("{}s", kind.to_lowercase()),
-        };
         let kind = GroupVersionKind::gvk(group, version, kind);
-        let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
+        let resource = ApiResource::from_gvk(&kind);
         Ok(match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),

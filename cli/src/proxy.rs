@@ -121,10 +121,8 @@ fn show<T: serde::Serialize>(
 
 fn ask<T: DeserializeOwned>(admin: &str, path: &str) -> Result<T> {
     let ask = || {
-        let mut stream = TcpStream::connect(admin).context(
-            "nobody answers: expected the --admin of a weir-ingress that runs; in a cluster, `kubectl -n weir-system exec \
-             daemonset/weir-ingress -- /weir ingress …` asks there",
-        )?;
+        let mut stream = TcpStream::connect(admin)
+            .context("nobody answers: expected the --admin of a weir-ingress that runs")?;
         stream.set_read_timeout(Some(ANSWER))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();

@@ -11,8 +11,9 @@ use super::objects::{CONFINED, DENY, GUARDED, OPEN, Place};
 
 /// For what must come: pods and policies that were made a moment ago have to be heard of on the other node too.
 const PATIENCE_MS: u64 = 20_000;
-/// For what must not: the agents' word, not the length of the silence, makes it a denial.
-const SILENCE_MS: u64 = 2_000;
+/// For what must not: the agents' word, not the length of the silence, makes it a denial. Long enough that the agent of the
+/// other node has heard by then whose address it is that asks.
+const SILENCE_MS: u64 = 5_000;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

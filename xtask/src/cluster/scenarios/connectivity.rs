@@ -15,20 +15,20 @@ const OURS: &str = "app.kubernetes.io/part-of=weir-connectivity-test";
 
 pub(crate) fn connectivity_test_finds_all_well_and_leaves_nothing(town: &mut Town) -> Result<()> {
     town.ready("kube-system", &["deployment/coredns"], "Available")?;
-    let (whole, other) = (start(town)?, start(town)?);
+    let (mut whole, mut other) = (start(town)?, start(town)?);
     eventually("both have made their namespaces", || {
         let names = namespaces(town)?;
         ensure!(names.lines().count() == 2, "these are there: {names}");
         Ok(())
     })?;
     // Whoever has seen enough of it.
-    kill(Pid::from_raw(other.id().cast_signed()), Signal::SIGINT).context("interrupt one")?;
-    let interrupted = other.wait_with_output().context("wait for the one that was interrupted")?;
+    other.interrupt().context("interrupt one")?;
+    let interrupted = other.output().context("wait for the one that was interrupted")?;
     let code = interrupted.status.code();
     ensure!(code == Some(1), "interrupted, it ends with {code:?}\n{}", said(&interrupted));
     let left = namespaces(town)?;
     ensure!(left.lines().count() <= 1, "interrupted, it left one of these: {left}");
-    let output = whole.wait_with_output().context("wait for weir connectivity test")?;
+    let output = whole.output().context("wait for weir connectivity test")?;
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
     let checks = report["checks"].as_array().context("a report without checks")?;
     let wrong: Vec<&Value> = checks.iter().filter(|check| !check["wrong"].is_null()).collect();
@@ -58,11 +58,36 @@ pub(crate) fn connectivity_test_finds_all_well_and_leaves_nothing(town: &mut Tow
     Ok(())
 }
 
-fn start(town: &Town) -> Result<Child> {
+/// A `weir connectivity test` under way. One that nobody waits for is interrupted, so that it takes its namespace away.
+struct Under(Option<Child>);
+
+impl Under {
+    fn interrupt(&self) -> Result<()> {
+        let child = self.0.as_ref().context("it has ended")?;
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).context("send SIGINT")
+    }
+
+    fn output(&mut self) -> Result<Output> {
+        self.0.take().context("it has ended")?.wait_with_output().context("read what it says")
+    }
+}
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        // One that ended by itself cannot be interrupted, and leaves nothing.
+        if self.interrupt().is_ok() {
+            drop(self.output());
+        }
+    }
+}
+
+fn start(town: &Town) -> Result<Under> {
     let mut weir = Command::new(image::program("weir", Profile::Debug));
     weir.args(["connectivity", "test", "--output=json", "--kubeconfig"]).arg(town.kubectl.config());
     weir.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    town.cluster.control_plane()?.in_network(|| weir.spawn())?.context("start weir connectivity test")
+    let child =
+        town.cluster.control_plane()?.in_network(|| weir.spawn())?.context("start weir connectivity test");
+    child.map(|child| Under(Some(child)))
 }
 
 fn namespaces(town: &Town) -> Result<String> {

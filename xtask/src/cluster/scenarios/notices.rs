@@ -23,10 +23,14 @@ pub(crate) fn what_a_person_must_act_on_is_an_event_and_in_the_status(town: &mut
 
 fn another_plugin_is_in_the_way(town: &Town) -> Result<()> {
     let node = "node-1";
-    let file = Path::new(town.cluster.layout.cni_conf(1)).join("00-other.conflist");
+    let folder = Path::new(town.cluster.layout.cni_conf(1));
+    let (file, partial) = (folder.join("00-other.conflist"), folder.join("00-other.partial"));
     let machine = town.cluster.machine(node)?;
-    // No runtime takes it for a configuration: pods that come meanwhile are still ours.
-    machine.inside(|| fs::write(&file, "{}").context("write another plugin's configuration"))?;
+    // What it says is ours, so that pods that come meanwhile have a network: one that cannot be read would take it from all.
+    machine.inside(|| {
+        fs::copy(folder.join("10-weir.conflist"), &partial).context("copy our plugin's configuration")?;
+        fs::rename(&partial, &file).context("make it another plugin's")
+    })?;
     let told =
         await_notice(town, node, "NodeNotConfigured", "00-other.conflist comes before 10-weir.conflist");
     machine.inside(|| fs::remove_file(&file).context("remove another plugin's configuration"))?;
